@@ -1,0 +1,12 @@
+//! What a Kubernetes object is: the kinds, their schema, defaults, validation and patches.
+//!
+//! An object is a [`serde_json::Value`]. Everything here is pure: no I/O, no tokio, no wall clock.
+//!
+//! **Invariant:** a kind is a row in [`kinds`], types in [`schema`], and pure functions of its
+//! own; nothing generic knows a kind by name.
+
+pub mod kinds;
+pub mod status;
+
+/// An object as it goes over the wire.
+pub type Object = serde_json::Value;

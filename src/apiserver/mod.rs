@@ -1,0 +1,7 @@
+//! The Kubernetes API over the store: one generic registry, a strategy a kind.
+//!
+//! **Invariant:** this is the only room that touches [`crate::store`].
+
+pub mod admission;
+pub mod auth;
+pub mod strategy;

@@ -1,0 +1,157 @@
+//! What a kind does differently, as pure functions over objects. The generic registry calls them
+//! in the order of Kubernetes' `registry/rest`: `prepare`, defaults, `validate`.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::api::Object;
+use crate::api::status::FieldError;
+
+/// Which part of an object a write is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The main resource: everything but the status (where the kind has a status subresource).
+    Main,
+    /// The status subresource.
+    Status,
+}
+
+/// A column of `kubectl get`.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    /// As `Ready`.
+    pub name: &'static str,
+    /// `string`, `integer`, `number`, `boolean` or `date`.
+    pub kind: &'static str,
+    /// `name` for the name column, else empty.
+    pub format: &'static str,
+    /// What the column tells.
+    pub description: &'static str,
+    /// 0: always shown; 1: with `-o wide`.
+    pub priority: u8,
+}
+
+/// How long a deletion waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grace {
+    /// The object goes at once.
+    Immediate,
+    /// The object stays, with `deletionTimestamp`, so many seconds, until its node (or another
+    /// actor) deletes it with 0.
+    Seconds(i64),
+}
+
+/// What a kind does differently. Every method has the answer of a plain kind as its default.
+pub trait Strategy: Send + Sync + 'static {
+    /// Set what Kubernetes sets when a field is left out (its `SetDefaults_*`). Idempotent.
+    fn default(&self, _object: &mut Object) {}
+
+    /// Before a create: drop what a client may not set (the status), set what the server owns.
+    fn prepare_create(&self, _object: &mut Object) {}
+
+    /// Before an update of `part`: take over from `old` what a client may not change there.
+    fn prepare_update(&self, _part: Part, _object: &mut Object, _old: &Object) {}
+
+    /// The rules that an object must keep, by Kubernetes' own paths and wording.
+    fn validate(&self, _object: &Object) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// The rules of a change, besides those of [`Self::validate`]: what is immutable.
+    fn validate_update(&self, _part: Part, _object: &Object, _old: &Object) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// Whether the change from `old` to `new` raises `metadata.generation` (`spec` changed), or
+    /// the kind has no generation (`None`).
+    fn generation_changes(&self, new: &Object, old: &Object) -> Option<bool> {
+        let _ = (new, old);
+        None
+    }
+
+    /// Whether an update may create the object (Kubernetes' `AllowCreateOnUpdate`).
+    fn creates_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether an update without a resourceVersion is let through.
+    fn updates_unconditionally(&self) -> bool {
+        true
+    }
+
+    /// How a deletion asked with `seconds` (or with nothing said) waits.
+    fn grace(&self, _object: &Object, _seconds: Option<i64>) -> Grace {
+        Grace::Immediate
+    }
+
+    /// Words for the `Warning` header.
+    fn warnings(&self, _object: &Object) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The columns of its table, without the name column only where the kind differs from
+    /// name and age.
+    fn columns(&self) -> &'static [Column] {
+        &NAME_AND_AGE
+    }
+
+    /// The cells of one row, a value a column.
+    fn cells(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        vec![object["metadata"]["name"].clone(), age(object, now)]
+    }
+}
+
+/// The columns of a kind that says nothing else.
+pub const NAME_AND_AGE: [Column; 2] = [NAME, AGE];
+
+/// The first column of every kind.
+pub const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    description: "Name must be unique within a namespace. Is required when creating resources, \
+                  although some resources may allow a client to request the generation of an \
+                  appropriate name automatically.",
+    priority: 0,
+};
+
+/// The age column.
+pub const AGE: Column = Column {
+    name: "Age",
+    kind: "string",
+    format: "",
+    description: "Time since the object was created.",
+    priority: 0,
+};
+
+/// `5m3s` since the object was created.
+pub fn age(object: &Object, now: Timestamp) -> Value {
+    let created = object["metadata"]["creationTimestamp"].as_str();
+    match created.and_then(|t| t.parse::<Timestamp>().ok()) {
+        Some(created) => Value::String(human_duration(now.duration_since(created).as_secs())),
+        None => Value::String("<unknown>".into()),
+    }
+}
+
+/// A duration in seconds as `kubectl` shows it: `59s`, `3m25s`, `27h`, `3d4h`, `2y11d`.
+pub fn human_duration(seconds: i64) -> String {
+    let two = |big: i64, unit: &str, small: i64, small_unit: &str| match small {
+        0 => format!("{big}{unit}"),
+        _ => format!("{big}{unit}{small}{small_unit}"),
+    };
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    let (days, years) = (hours / 24, hours / 24 / 365);
+    match () {
+        () if seconds < -1 => "<invalid>".into(),
+        () if seconds < 0 => "0s".into(),
+        () if seconds < 120 => format!("{seconds}s"),
+        () if minutes < 10 => two(minutes, "m", seconds % 60, "s"),
+        () if minutes < 180 => format!("{minutes}m"),
+        () if hours < 8 => two(hours, "h", minutes % 60, "m"),
+        () if hours < 48 => format!("{hours}h"),
+        () if days < 8 => two(days, "d", hours % 24, "h"),
+        () if days < 2 * 365 => format!("{days}d"),
+        () if days < 8 * 365 => two(years, "y", days % 365, "d"),
+        () => format!("{years}y"),
+    }
+}

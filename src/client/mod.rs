@@ -1,0 +1,1 @@
+//! `kube::Client` over the API router in process or over TLS, and informers.

@@ -1,0 +1,1 @@
+//! The controllers: `plan` is pure, `run` is the loop.

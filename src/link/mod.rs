@@ -1,0 +1,1 @@
+//! Identity (keys, certificates, tokens), mTLS connections and streams multiplexed on them.
