@@ -1,6 +1,18 @@
 //! The kinds table: one row says everything generic code needs to know of a kind.
+//!
+//! [`KindTable`] is the table of one moment; rows of custom resources join and leave it by
+//! [`KindTable::with`] and [`KindTable::without`], which make a new one.
+
+mod builtin;
+mod subresource;
+mod table;
 
 use std::borrow::Cow;
+
+use serde_json::Value;
+
+pub use subresource::{Subresource, SubresourceKind};
+pub use table::{GroupVersions, KindTable};
 
 type Str = Cow<'static, str>;
 
@@ -20,25 +32,6 @@ pub enum Access {
     Stored,
     /// A question that is answered and not stored (reviews): create.
     Asked,
-}
-
-/// A subresource that a kind serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subresource {
-    Status,
-    Scale,
-    Binding,
-    Eviction,
-    Log,
-    Exec,
-    Attach,
-    PortForward,
-    Proxy,
-    EphemeralContainers,
-    Resize,
-    Token,
-    Approval,
-    Finalize,
 }
 
 /// A row of the table.
@@ -82,6 +75,62 @@ impl Kind {
         } else {
             format!("{}/{}", self.group, self.version)
         }
+    }
+
+    /// `kind` of its lists: `DeploymentList`.
+    pub fn list_kind(&self) -> String {
+        format!("{}List", self.kind)
+    }
+
+    /// The verbs of the main resource, as discovery tells them.
+    pub fn verbs(&self) -> &'static [&'static str] {
+        match self.access {
+            Access::Stored if &*self.kind == "Namespace" && self.group.is_empty() => {
+                &["create", "delete", "get", "list", "patch", "update", "watch"]
+            }
+            Access::Stored => {
+                &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
+            }
+            Access::Asked => &["create"],
+        }
+    }
+
+    /// Whether it serves `subresource`.
+    pub fn serves(&self, subresource: Subresource) -> bool {
+        self.subresources.contains(&subresource)
+    }
+
+    /// What a field selector compares with for `label`, which is one of [`Self::selectable`],
+    /// `metadata.name` or `metadata.namespace`; `None` for any other label. Fields that are
+    /// missing select as the empty string, flags and counters as Go prints their zero.
+    pub fn selectable_value(&self, object: &Value, label: &str) -> Option<String> {
+        let known = match label {
+            "metadata.name" => true,
+            "metadata.namespace" => self.scope == Scope::Namespaced,
+            _ => self.selectable.iter().any(|s| s == label),
+        };
+        if !known {
+            return None;
+        }
+        let path = match (&*self.kind, label) {
+            ("Event", "source") if self.group.is_empty() => "source.component",
+            ("Event", "source") => "deprecatedSource.component",
+            ("Job", "status.successful") => "status.succeeded",
+            ("Pod", "status.podIPs") => "status.podIP",
+            _ => label,
+        };
+        let mut at = object;
+        for part in path.split('.') {
+            at = &at[part];
+        }
+        Some(match at {
+            Value::String(text) => text.clone(),
+            Value::Bool(flag) => flag.to_string(),
+            Value::Number(number) => number.to_string(),
+            _ if matches!(label, "spec.unschedulable" | "spec.hostNetwork") => "false".into(),
+            _ if matches!(label, "status.replicas" | "status.successful") => "0".into(),
+            _ => String::new(),
+        })
     }
 
     /// The key of an object; `namespace` is ignored for cluster-scoped kinds.
