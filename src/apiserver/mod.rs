@@ -3,5 +3,7 @@
 //! **Invariant:** this is the only room that touches [`crate::store`].
 
 pub mod admission;
+pub mod answers;
 pub mod auth;
+pub mod nodes;
 pub mod strategy;

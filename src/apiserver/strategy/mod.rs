@@ -1,6 +1,8 @@
 //! What a kind does differently, as pure functions over objects. The generic registry calls them
 //! in the order of Kubernetes' `registry/rest`: `prepare`, defaults, `validate`.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -84,6 +86,38 @@ pub trait Strategy: Send + Sync + 'static {
         Grace::Immediate
     }
 
+    /// Before an object that will not go at once is marked as being deleted (a namespace becomes
+    /// `Terminating` here).
+    fn prepare_delete(&self, _object: &mut Object) {}
+
+    /// Whether something besides `metadata.finalizers` keeps a deleted object alive (a
+    /// namespace's `spec.finalizers`).
+    fn held(&self, _object: &Object) -> bool {
+        false
+    }
+
+    /// Whether a deletion that happens at once answers the object (Kubernetes'
+    /// `ReturnDeletedObject`) instead of a `Status`.
+    fn returns_deleted(&self) -> bool {
+        false
+    }
+
+    /// How long an object lives after its last write; `None`: until it is deleted.
+    fn ttl(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The value that the selectable field at `path` selects by.
+    fn field(&self, object: &Object, path: &str) -> String {
+        plain_field(object, path)
+    }
+
+    /// From the form in which objects of this storage are kept into this version's.
+    /// `None` where they are the same.
+    fn conversion(&self) -> Option<&dyn Conversion> {
+        None
+    }
+
     /// Words for the `Warning` header.
     fn warnings(&self, _object: &Object) -> Vec<String> {
         Vec::new()
@@ -98,6 +132,32 @@ pub trait Strategy: Send + Sync + 'static {
     /// The cells of one row, a value a column.
     fn cells(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         vec![object["metadata"]["name"].clone(), age(object, now)]
+    }
+}
+
+/// From the stored form to a served one and back, where versions differ in more than their name.
+pub trait Conversion: Send + Sync {
+    /// The served form of a stored object.
+    fn from_stored(&self, object: &mut Object);
+
+    /// The stored form of a served object.
+    fn to_stored(&self, object: &mut Object);
+}
+
+/// The value at a dotted path as field selectors compare it: missing is the empty string.
+pub fn plain_field(object: &Object, path: &str) -> String {
+    let mut value = object;
+    for part in path.split('.') {
+        match value.get(part) {
+            Some(next) => value = next,
+            None => return String::new(),
+        }
+    }
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
+        _ => String::new(),
     }
 }
 
