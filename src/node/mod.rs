@@ -1,1 +1,17 @@
 //! The worker: it is a kubelet.
+//!
+//! It speaks only the standard Kubernetes API, so it can be a node of any cluster. What it was
+//! told to run it keeps in a store of its own, so it goes on while the API server cannot be
+//! reached, and brings its pods back after it was killed itself.
+//!
+//! ```text
+//!  API server ──watch──▶ pods ──▶ one worker a pod UID ──▶ runtime, image, net, volumes
+//!      ▲                              │   state machine: pod/state.rs
+//!      └───── status patch ◀──────────┘
+//! ```
+
+pub mod config;
+mod pod;
+mod resources;
+
+pub use config::{AgentArgs, AgentConfig, ApiAccess, ConfigError, LeaseSettings, LogSettings};

@@ -1,0 +1,6 @@
+//! One pod on this node.
+
+pub mod spec;
+pub mod state;
+pub mod status;
+mod step;
