@@ -151,7 +151,9 @@ pub enum ConfigError {
         "--node-name {given:?} is not a DNS name: use lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit, at most 253 characters"
     )]
     NodeName { given: String },
-    #[error("the machine has no usable hostname ({given:?}): give the node a name with --node-name")]
+    #[error(
+        "the machine has no usable hostname ({given:?}): give the node a name with --node-name"
+    )]
     Hostname { given: String },
     #[error("--server {given:?} is not an https URL: give it as https://HOST:PORT")]
     Server { given: String },
@@ -167,7 +169,9 @@ pub enum ConfigError {
     TokenFile { path: String, message: String },
     #[error("--node-label {given:?} is not KEY=VALUE")]
     Label { given: String },
-    #[error("--register-with-taints {given:?} is not KEY=VALUE:EFFECT or KEY:EFFECT, with the effect NoSchedule, PreferNoSchedule or NoExecute")]
+    #[error(
+        "--register-with-taints {given:?} is not KEY=VALUE:EFFECT or KEY:EFFECT, with the effect NoSchedule, PreferNoSchedule or NoExecute"
+    )]
     Taint { given: String },
     #[error("--allow-host-path {given:?} is not an absolute path")]
     HostPath { given: String },
@@ -371,12 +375,11 @@ mod tests {
 
     #[test]
     fn a_join_needs_only_server_token_and_name() {
-        let config = parse(&["--server", "https://a:6443/", "--token", "K10ab::x.y", "--node-name", "w1"])
-            .expect("a whole configuration");
-        let access = ApiAccess::Join {
-            server: "https://a:6443".to_owned(),
-            token: "K10ab::x.y".to_owned(),
-        };
+        let config =
+            parse(&["--server", "https://a:6443/", "--token", "K10ab::x.y", "--node-name", "w1"])
+                .expect("a whole configuration");
+        let access =
+            ApiAccess::Join { server: "https://a:6443".to_owned(), token: "K10ab::x.y".to_owned() };
         assert_eq!(config.access, access);
         assert_eq!(config.pods_max, 4000);
     }
@@ -392,7 +395,9 @@ mod tests {
         assert!(with(&["--register-with-taints", "a=b:Never"]).contains("NoExecute"));
         assert!(with(&["--allow-host-path", "data"]).contains("not an absolute path"));
         assert!(with(&["--lease-renew-seconds", "40"]).contains("--lease-duration-seconds 40"));
-        assert!(parse(&["--node-name", "w"]).expect_err("no server").to_string().contains("--server"));
+        assert!(
+            parse(&["--node-name", "w"]).expect_err("no server").to_string().contains("--server")
+        );
         let upper = parse(&["--server", "https://a:1", "--token", "a::b", "--node-name", "W_1"]);
         assert!(upper.expect_err("a bad name").to_string().contains("--node-name \"W_1\""));
         let plain = parse(&["--server", "http://a:1", "--token", "a::b", "--node-name", "w"]);

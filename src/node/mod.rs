@@ -11,7 +11,7 @@
 //! ```
 
 pub mod config;
-mod pod;
-mod resources;
+pub mod pod;
+pub mod resources;
 
 pub use config::{AgentArgs, AgentConfig, ApiAccess, ConfigError, LeaseSettings, LogSettings};

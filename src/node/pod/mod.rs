@@ -4,3 +4,5 @@ pub mod spec;
 pub mod state;
 pub mod status;
 mod step;
+#[cfg(test)]
+mod tests;

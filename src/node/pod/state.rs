@@ -397,20 +397,47 @@ pub enum Effect {
     /// Answered by VolumesReady or VolumesFailed.
     MountVolumes,
     /// Answered by ImageReady or ImageFailed.
-    Pull { container: usize, run: u32 },
+    Pull {
+        container: usize,
+        run: u32,
+    },
     /// Answered by Started or StartFailed.
-    Start { container: usize, run: u32 },
+    Start {
+        container: usize,
+        run: u32,
+    },
     /// Answered by PostStartDone.
-    PostStart { container: usize, run: u32 },
+    PostStart {
+        container: usize,
+        run: u32,
+    },
     /// Answered by PreStopDone.
-    PreStop { container: usize, run: u32 },
+    PreStop {
+        container: usize,
+        run: u32,
+    },
     /// End it as SIGTERM does; answered by Exited.
-    Terminate { container: usize, run: u32, grace: Duration },
+    Terminate {
+        container: usize,
+        run: u32,
+        grace: Duration,
+    },
     /// End it now; answered by Exited.
-    Kill { container: usize, run: u32 },
+    Kill {
+        container: usize,
+        run: u32,
+    },
     /// Probe it until EndProbe or its exit; answered by Probed each time.
-    Probe { container: usize, run: u32, kind: ProbeKind },
-    EndProbe { container: usize, run: u32, kind: ProbeKind },
+    Probe {
+        container: usize,
+        run: u32,
+        kind: ProbeKind,
+    },
+    EndProbe {
+        container: usize,
+        run: u32,
+        kind: ProbeKind,
+    },
     /// Free network and volumes; answered by TornDown.
     TearDown,
     /// Delete the Pod from the API, after its last status was written; answered by Vanished.

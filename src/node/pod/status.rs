@@ -10,10 +10,12 @@ use k8s_openapi::api::core::v1::{
     ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition,
     PodIP, PodStatus,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
-use super::state::{ContainerState, Life, PodPlan, PodState, RestartPolicy, Role, Setup, Terminated};
+use super::state::{
+    ContainerState, Life, PodPlan, PodState, RestartPolicy, Role, Setup, Terminated,
+};
+use crate::client::meta::time;
 use crate::node::resources::qos_class;
 
 /// The condition types that a node writes; all others belong to somebody else.
@@ -69,11 +71,6 @@ pub fn phase(plan: &PodPlan, state: &PodState) -> &'static str {
         (true, false) => "Failed",
         (false, _) => "Running",
     }
-}
-
-fn time(at: Timestamp) -> Time {
-    // metav1.Time has whole seconds.
-    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
 fn terminated(exit: &Terminated) -> ApiContainerState {
@@ -328,7 +325,8 @@ pub fn status(
         message: state.verdict.as_ref().map(|v| v.message.clone()),
         ..PodStatus::default()
     };
-    let never_accepted = state.verdict.is_some() && state.network == Setup::No && state.ip.is_none();
+    let never_accepted =
+        state.verdict.is_some() && state.network == Setup::No && state.ip.is_none();
     if never_accepted && state.containers.iter().all(|c| c.run == 0) {
         return PodStatus { start_time: Some(time(state.start_time)), ..base };
     }

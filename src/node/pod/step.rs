@@ -14,8 +14,7 @@ const CRASH_BACK_OFF: (Duration, Duration) = (Duration::from_secs(10), Duration:
 /// A run this long forgives the crashes before it.
 const QUIET: Duration = Duration::from_secs(600);
 /// The first and the longest delay between two tries to mount or to attach to the network.
-const SETUP_BACK_OFF: (Duration, Duration) =
-    (Duration::from_millis(500), Duration::from_secs(122));
+const SETUP_BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(122));
 /// What every container gets to end in, even where its grace period is used up.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
@@ -161,10 +160,30 @@ impl Step<'_> {
         state.failures += 1;
         state.life = Life::Waiting(Some(Box::new(Trouble {
             reason: reason.to_owned(),
-            message,
+            message: message.clone(),
             until: mono + delay,
             back_off_from: (reason == "ErrImagePull").then_some(mono + PULL_ERROR_SHOWN),
         })));
+        self.say_why(container, reason, message);
+    }
+
+    /// The events that go with a container that did not start.
+    fn say_why(&mut self, container: usize, reason: &'static str, message: String) {
+        let about = Some(container);
+        let image = &self.plan.containers[container].image;
+        let first = match reason {
+            "ErrImagePull" => {
+                Some(("Failed", format!("Failed to pull image \"{image}\": {message}")))
+            }
+            "InvalidImageName" => Some(("InspectFailed", message.clone())),
+            "ErrImageNeverPull" => Some((reason, message.clone())),
+            _ => None,
+        };
+        let Some((event, said)) = first else {
+            return self.say(true, "Failed", format!("Error: {message}"), about);
+        };
+        self.say(true, event, said, about);
+        self.say(true, "Failed", format!("Error: {reason}"), about);
     }
 
     fn started(&mut self, container: usize, run: u32, container_id: String) {
@@ -245,15 +264,10 @@ impl Step<'_> {
         }
     }
 
-    fn probed(
-        &mut self,
-        container: usize,
-        run: u32,
-        kind: ProbeKind,
-        result: Result<(), String>,
-    ) {
+    fn probed(&mut self, container: usize, run: u32, kind: ProbeKind, result: Result<(), String>) {
         let plan = self.plan;
-        let Some(probe) = plan.containers.get(container).and_then(|c| c.probes[kind as usize].as_ref())
+        let Some(probe) =
+            plan.containers.get(container).and_then(|c| c.probes[kind as usize].as_ref())
         else {
             return;
         };
@@ -346,8 +360,7 @@ impl Step<'_> {
                 }
                 Life::Exited { due: Some(_), .. } => {
                     state.crashes = 0;
-                    state.life =
-                        Life::Exited { due: Some(self.now.mono), delay: Duration::ZERO };
+                    state.life = Life::Exited { due: Some(self.now.mono), delay: Duration::ZERO };
                 }
                 _ => {
                     let name = &self.plan.containers[container].name;
@@ -443,7 +456,9 @@ impl Step<'_> {
             let state = &mut self.state.containers[container];
             let run = state.run;
             match &mut state.life {
-                Life::Waiting(Some(trouble)) if trouble.back_off_from.is_some_and(|t| t <= mono) => {
+                Life::Waiting(Some(trouble))
+                    if trouble.back_off_from.is_some_and(|t| t <= mono) =>
+                {
                     trouble.back_off_from = None;
                     let image = &self.plan.containers[container].image;
                     let told = format!("Back-off pulling image \"{image}\"");
@@ -517,9 +532,7 @@ impl Step<'_> {
                 let satisfied = match self.plan.containers[i].role {
                     Role::Main => break,
                     Role::Init => self.state.containers[i].succeeded(),
-                    Role::Sidecar => {
-                        self.state.containers[i].running().is_some_and(|r| r.started)
-                    }
+                    Role::Sidecar => self.state.containers[i].running().is_some_and(|r| r.started),
                 };
                 if !satisfied || self.plan.containers[i].role == Role::Sidecar {
                     self.pursue(i);
@@ -593,7 +606,8 @@ impl Step<'_> {
         if !others.iter().all(|i| self.state.containers[*i].is_down()) {
             return;
         }
-        let last = self.plan.of_role(Role::Sidecar).rev().find(|i| !self.state.containers[*i].is_down());
+        let last =
+            self.plan.of_role(Role::Sidecar).rev().find(|i| !self.state.containers[*i].is_down());
         if let Some(i) = last {
             self.stop_for_pod(i, grace);
         }
