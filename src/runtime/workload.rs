@@ -1,0 +1,105 @@
+//! The handle on a running workload.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, watch};
+
+use super::spec::{Exit, LogSink, Stats, WorkloadEvent};
+use super::wasm::Running;
+
+/// What an `exec` gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecResult {
+    pub code: i32,
+    /// At most 64 KiB of each.
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+/// Why nothing was executed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExecError {
+    /// Exit code 127.
+    #[error("exec: {0:?}: executable file not found in $PATH")]
+    NotFound(String),
+    #[error("the container is not running")]
+    NotRunning,
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A running workload. Dropping the handle kills it.
+pub struct Workload {
+    running: Arc<Running>,
+}
+
+impl Workload {
+    pub(super) fn new(running: Arc<Running>) -> Self {
+        Self { running }
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn exit(&self) -> watch::Receiver<Option<Exit>> {
+        self.running.exit()
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&self) -> Exit {
+        let mut exit = self.exit();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().expect("waited for"),
+            Err(_) => unreachable!("the sender lives in self"),
+        }
+    }
+
+    /// Asks it to end: listeners are closed, standard input ends, requests in flight finish; what
+    /// still runs after `grace` is killed (137). A command that holds no listener and does not
+    /// read standard input ends at once (143).
+    pub fn terminate(&self, grace: Duration) {
+        self.running.terminate(grace);
+    }
+
+    /// Ends it at once (137).
+    pub fn kill(&self) {
+        self.running.kill();
+    }
+
+    /// What it has used.
+    pub fn stats(&self) -> Stats {
+        self.running.stats()
+    }
+
+    /// What it tells; slow readers miss some.
+    pub fn events(&self) -> broadcast::Receiver<WorkloadEvent> {
+        self.running.events()
+    }
+
+    /// Runs a command in the workload's context and collects its output: the image again where
+    /// `args[0]` is its own name, else an applet of the toolbox. Dropping the future kills it.
+    ///
+    /// # Errors
+    /// See [`ExecError`].
+    pub async fn exec(&self, args: Vec<String>) -> Result<ExecResult, ExecError> {
+        self.running.exec(args).await
+    }
+
+    /// As [`Self::exec`], with the output as it comes and standard input from a reader. Answers
+    /// with the exit code.
+    ///
+    /// # Errors
+    /// See [`ExecError`].
+    pub async fn exec_into(
+        &self,
+        args: Vec<String>,
+        output: Arc<dyn LogSink>,
+    ) -> Result<Exit, ExecError> {
+        self.running.exec_into(args, output).await
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        self.running.kill();
+    }
+}
