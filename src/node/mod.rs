@@ -11,6 +11,7 @@
 //! ```
 
 pub mod config;
+pub mod logs;
 pub mod pod;
 pub mod resources;
 

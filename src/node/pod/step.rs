@@ -23,6 +23,9 @@ const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
 /// One transition.
 pub fn step(plan: &PodPlan, state: PodState, event: Event, now: Now) -> (PodState, Vec<Effect>) {
     let mut step = Step { plan, state, now, effects: Vec::new() };
+    // What the clock alone decides comes first: an answer that arrives after the pod's deadline
+    // must find it stopping.
+    step.judge();
     step.take(event);
     step.advance();
     (step.state, step.effects)
