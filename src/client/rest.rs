@@ -203,6 +203,56 @@ pub async fn delete(
     client.request::<Ignored>(asked).await.map(|_| ())
 }
 
+/// The merge patch (RFC 7386) that makes `old` be `new`; nothing when they are equal.
+pub fn merge_diff(old: &Value, new: &Value) -> Option<Value> {
+    if old == new {
+        return None;
+    }
+    let (Value::Object(before), Value::Object(after)) = (old, new) else {
+        return Some(new.clone());
+    };
+    let mut patch = serde_json::Map::new();
+    for name in before.keys().filter(|name| !after.contains_key(*name)) {
+        patch.insert(name.clone(), Value::Null);
+    }
+    for (name, value) in after {
+        match before.get(name) {
+            Some(old) => {
+                if let Some(change) = merge_diff(old, value) {
+                    patch.insert(name.clone(), change);
+                }
+            }
+            None => {
+                patch.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    Some(Value::Object(patch))
+}
+
+/// Writes the difference between two states of `status` to the status subresource of the object at
+/// `path`, provided that the object is still at `resource_version`.
+///
+/// # Errors
+/// As [`replace`].
+pub async fn patch_status<S: Serialize>(
+    client: &kube::Client,
+    path: &str,
+    resource_version: Option<&str>,
+    old: &S,
+    new: &S,
+) -> Result<(), kube::Error> {
+    let value = |status: &S| serde_json::to_value(status).map_err(kube::Error::SerdeError);
+    let Some(change) = merge_diff(&value(old)?, &value(new)?) else {
+        return Ok(());
+    };
+    let mut body = json!({"status": change});
+    if let Some(version) = resource_version {
+        body["metadata"]["resourceVersion"] = json!(version);
+    }
+    patch::<Ignored>(client, &format!("{path}/status"), Patch::Merge, &body).await.map(|_| ())
+}
+
 /// The HTTP code of an error that the server answered.
 pub fn code(error: &kube::Error) -> Option<u16> {
     match error {
@@ -265,6 +315,14 @@ mod tests {
             "/apis/apps/v1/namespaces/default/deployments/web"
         );
         assert_eq!(cluster_object::<Node>("one"), "/api/v1/nodes/one");
+    }
+
+    #[test]
+    fn a_merge_diff_holds_only_what_changed() {
+        let old = json!({"a": 1, "b": {"c": 1, "d": [1]}, "gone": true});
+        let new = json!({"a": 1, "b": {"c": 2, "d": [1]}, "new": "x"});
+        assert_eq!(merge_diff(&old, &new), Some(json!({"b": {"c": 2}, "gone": null, "new": "x"})));
+        assert_eq!(merge_diff(&old, &old), None);
     }
 
     #[test]
