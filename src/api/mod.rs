@@ -6,6 +6,9 @@
 //! own; nothing generic knows a kind by name.
 
 pub mod kinds;
+pub mod quantity;
+pub mod schema;
+pub mod schema_docs;
 pub mod status;
 
 /// An object as it goes over the wire.
