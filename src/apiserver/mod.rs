@@ -4,6 +4,16 @@
 
 pub mod admission;
 pub mod answers;
+pub mod attrs;
 pub mod auth;
+pub mod catalog;
+pub mod encoding;
+pub mod filter;
+pub mod negotiate;
 pub mod nodes;
+pub mod registry;
 pub mod strategy;
+pub mod table;
+pub mod watch;
+
+pub use registry::{Registry, RegistryConfig};

@@ -107,11 +107,6 @@ pub trait Strategy: Send + Sync + 'static {
         None
     }
 
-    /// The value that the selectable field at `path` selects by.
-    fn field(&self, object: &Object, path: &str) -> String {
-        plain_field(object, path)
-    }
-
     /// From the form in which objects of this storage are kept into this version's.
     /// `None` where they are the same.
     fn conversion(&self) -> Option<&dyn Conversion> {
@@ -142,23 +137,6 @@ pub trait Conversion: Send + Sync {
 
     /// The stored form of a served object.
     fn to_stored(&self, object: &mut Object);
-}
-
-/// The value at a dotted path as field selectors compare it: missing is the empty string.
-pub fn plain_field(object: &Object, path: &str) -> String {
-    let mut value = object;
-    for part in path.split('.') {
-        match value.get(part) {
-            Some(next) => value = next,
-            None => return String::new(),
-        }
-    }
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Bool(flag) => flag.to_string(),
-        Value::Number(number) => number.to_string(),
-        _ => String::new(),
-    }
 }
 
 /// The columns of a kind that says nothing else.

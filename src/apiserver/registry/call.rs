@@ -1,0 +1,116 @@
+//! What a write carries from the request path down to the store, and what it brings back.
+
+use std::sync::Arc;
+
+use crate::api::Object;
+use crate::api::status::ApiError;
+use crate::apiserver::admission::{Operation, Plugin, Request};
+use crate::apiserver::auth::{Attributes, UserInfo};
+use crate::apiserver::catalog::Resource;
+use crate::store::Entry;
+
+/// Who writes, and how.
+pub struct Call<'a> {
+    /// Who.
+    pub user: &'a UserInfo,
+    /// What they asked for.
+    pub attributes: std::borrow::Cow<'a, Attributes>,
+    /// Do everything but the write.
+    pub dry_run: bool,
+    /// The plugins that the write goes through; none for the server's own writes.
+    pub admission: &'a [Arc<dyn Plugin>],
+}
+
+static SERVER: UserInfo = UserInfo {
+    name: String::new(),
+    uid: String::new(),
+    groups: Vec::new(),
+    extra: std::collections::BTreeMap::new(),
+};
+
+impl Call<'static> {
+    /// A write of the server itself.
+    pub fn internal(resource: &Resource, namespace: &str, verb: &str) -> Self {
+        let attributes = Attributes {
+            verb: verb.to_owned(),
+            group: resource.kind.group.to_string(),
+            version: resource.kind.version.to_string(),
+            resource: resource.kind.plural.to_string(),
+            namespace: namespace.to_owned(),
+            ..Attributes::default()
+        };
+        Self {
+            user: &SERVER,
+            attributes: std::borrow::Cow::Owned(attributes),
+            dry_run: false,
+            admission: &[],
+        }
+    }
+}
+
+impl Call<'_> {
+    fn request<'r>(
+        &'r self,
+        operation: Operation,
+        resource: &'r Resource,
+        old: Option<&'r Object>,
+    ) -> Request<'r> {
+        Request {
+            operation,
+            attributes: &self.attributes,
+            user: self.user,
+            kind: &resource.kind.kind,
+            old,
+            dry_run: self.dry_run,
+        }
+    }
+
+    /// Let every plugin change the object.
+    pub(super) async fn admit(
+        &self,
+        operation: Operation,
+        resource: &Resource,
+        old: Option<&Object>,
+        object: &mut Object,
+    ) -> Result<(), ApiError> {
+        let request = self.request(operation, resource, old);
+        for plugin in self.admission {
+            plugin.admit(&request, object).await?;
+        }
+        Ok(())
+    }
+
+    /// Let every plugin refuse the object.
+    pub(super) async fn check(
+        &self,
+        operation: Operation,
+        resource: &Resource,
+        old: Option<&Object>,
+        object: &Object,
+    ) -> Result<(), ApiError> {
+        let request = self.request(operation, resource, old);
+        for plugin in self.admission {
+            plugin.validate(&request, object).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a write left behind.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The object as it is now (as it would be, for a dry run), or its last state.
+    pub entry: Entry,
+    /// It did not exist before.
+    pub created: bool,
+    /// It does not exist any more.
+    pub deleted: bool,
+    /// Words for the `Warning` header.
+    pub warnings: Vec<String>,
+}
+
+impl Written {
+    pub(super) fn stored(entry: Entry) -> Self {
+        Self { entry, created: false, deleted: false, warnings: Vec::new() }
+    }
+}
