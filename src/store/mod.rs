@@ -5,14 +5,22 @@
 //! Watchers get every event after the revision that they name, in revision order, without gaps,
 //! or [`StoreError::Compacted`].
 //!
-//! **Invariant:** for every engine, `tests` beside the contract hold: what one history of
-//! operations returns on the in-memory model it returns on the engine, crashes included.
+//! Two engines: [`redb`] on disk, [`memory`] as the model that the other is checked against (and
+//! for tests of what stands above).
+//!
+//! **Invariant:** for every engine, `contract` holds: what one history of operations returns on the
+//! in-memory model it returns on the engine, crashes included.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+#[cfg(test)]
+mod contract;
+pub mod memory;
+pub mod redb;
 
 /// A revision of the store. 0 is before the first write.
 pub type Revision = u64;
@@ -89,7 +97,7 @@ pub enum Notice {
     /// A change below the prefix.
     Event(Arc<Event>),
     /// Everything up to this revision has been delivered (sent when asked for with
-    /// [`Store::progress`], and at an interval of the engine's choosing).
+    /// [`Store::progress`], and by some engines when a watch of the past reaches the present).
     Progress(Revision),
 }
 
@@ -135,6 +143,9 @@ pub enum StoreError {
     /// The disk, or the engine, failed. What was not acknowledged may or may not be there.
     #[error("the store failed: {0}")]
     Engine(String),
+    /// The watcher did not take its events fast enough; it starts again from a list.
+    #[error("the watcher fell more than {0} events behind")]
+    TooSlow(usize),
     /// There is no space left for writes; reads go on.
     #[error("no space left for the store: {0}")]
     NoSpace(String),
@@ -150,11 +161,11 @@ pub type WatchStream = futures::stream::BoxStream<'static, Result<Notice, StoreE
 /// An engine.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Do one write, durably. Answers the revision, and the entry as it is now (for a deletion:
-    /// as the event tells it).
+    /// Do one write, durably. Answers the entry as it is now (for a deletion: as the event tells
+    /// it), whose `modified` is the revision of the write. Dropping the future does not undo it.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when `expect` does not hold.
+    /// [`StoreError::Conflict`] when `expect` does not hold; a deletion of what is absent is one.
     async fn write(&self, write: Write) -> Result<Entry, StoreError>;
 
     /// The current value of a key.
@@ -172,7 +183,8 @@ pub trait Store: Send + Sync + 'static {
     /// Every event below `prefix` after revision `after`, then live ones.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] when events after `after` are gone.
+    /// [`StoreError::Compacted`] when `after` lies before the oldest revision kept,
+    /// [`StoreError::Future`] when it lies after the newest.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, StoreError>;
 
     /// The newest revision that is durable and readable.
@@ -182,6 +194,10 @@ pub trait Store: Send + Sync + 'static {
     fn progress(&self, prefix: &str);
 
     /// Drop events and old values before `before`, so that older revisions answer
-    /// [`StoreError::Compacted`].
+    /// [`StoreError::Compacted`]. Engines do this by themselves for what is older than five
+    /// minutes. A `before` that is compacted already changes nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Future`] when `before` lies after the newest revision.
     async fn compact(&self, before: Revision) -> Result<(), StoreError>;
 }
