@@ -307,6 +307,7 @@ pub(super) fn store_error(error: &StoreError) -> ApiError {
             }],
             "retryAfterSeconds": RETRY_SECONDS,
         })),
+        StoreError::TooSlow(_) => ApiError::new(Reason::Expired, error.to_string()),
         StoreError::Closed => {
             ApiError::new(Reason::ServiceUnavailable, "the server is shutting down")
         }
