@@ -6,6 +6,7 @@ pub mod admission;
 pub mod answers;
 pub mod attrs;
 pub mod auth;
+pub mod bootstrap;
 pub mod catalog;
 pub mod encoding;
 pub mod filter;

@@ -1,0 +1,125 @@
+//! Everything else that clients take for granted.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde_json::{Value, json};
+
+/// What the objects depend on.
+#[derive(Debug, Clone)]
+pub struct BootstrapConfig {
+    /// `spec.clusterIP` of `default/kubernetes`: the first address of the Service CIDR.
+    pub service_ip: IpAddr,
+    /// Where every pod reaches the API server; not an address of any machine.
+    pub virtual_address: SocketAddr,
+    /// The URL that `kube-public/cluster-info` tells.
+    pub server_url: String,
+    /// The CA that signs client certificates, and the server's, PEM.
+    pub ca_pem: String,
+}
+
+/// The objects, in an order in which they can be created.
+pub fn objects(config: &BootstrapConfig) -> Vec<Value> {
+    let mut all: Vec<Value> = ["default", "kube-system", "kube-public", "kube-node-lease"]
+        .iter()
+        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+        .collect();
+    all.extend(priority_classes());
+    all.extend(kubernetes_service(config));
+    all.push(json!({
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": "coracle-net", "namespace": "kube-system"},
+    }));
+    all.push(json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {"client-ca-file": config.ca_pem},
+    }));
+    all.push(cluster_info(config));
+    all
+}
+
+fn priority_classes() -> Vec<Value> {
+    let class = |name: &str, value: i64, what: &str| {
+        json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+            "description": format!("Used for system critical pods that must {what}"),
+        })
+    };
+    let cluster = "run in the cluster, but can be moved to another node if necessary.";
+    let node = "not be moved from their current node.";
+    vec![
+        class("system-cluster-critical", 2_000_000_000, cluster),
+        class("system-node-critical", 2_000_001_000, node),
+    ]
+}
+
+/// `default/kubernetes`, which has no selector: its endpoint is the API server, at an address that
+/// every node's network connects to the server that the node itself uses.
+fn kubernetes_service(config: &BootstrapConfig) -> Vec<Value> {
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let (ip, port) = (config.virtual_address.ip(), config.virtual_address.port());
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": config.service_ip,
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+        },
+    });
+    let endpoints = json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": ip}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        }],
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    });
+    vec![service, endpoints, slice]
+}
+
+/// A kubeconfig without credentials, by which a joining client finds the cluster and its CA.
+fn cluster_info(config: &BootstrapConfig) -> Value {
+    use base64::Engine;
+    let ca = base64::engine::general_purpose::STANDARD.encode(&config.ca_pem);
+    let kubeconfig = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{
+            "name": "",
+            "cluster": {"certificate-authority-data": ca, "server": config.server_url},
+        }],
+        "contexts": [],
+        "users": [],
+        "current-context": "",
+    });
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "cluster-info", "namespace": "kube-public"},
+        "data": {"kubeconfig": kubeconfig.to_string()},
+    })
+}
