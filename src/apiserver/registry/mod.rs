@@ -312,7 +312,6 @@ pub(super) fn store_error(error: &StoreError) -> ApiError {
             ApiError::new(Reason::ServiceUnavailable, "the server is shutting down")
         }
         StoreError::NoSpace(_) => ApiError::new(Reason::ServiceUnavailable, error.to_string()),
-        StoreError::TooSlow(_) => ApiError::new(Reason::Expired, error.to_string()),
         StoreError::Conflict(_) | StoreError::Engine(_) => ApiError::internal(error),
     }
 }
