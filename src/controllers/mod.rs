@@ -5,6 +5,10 @@
 //! |---|---|
 //! | [`deployment`] | ReplicaSets of a Deployment, rolled out step by step |
 //! | [`replicaset`] | as many pods as asked for |
+//! | [`endpointslice`] | where the pods behind a Service are |
+//! | [`service_account`] | a `default` account in every namespace; tokens in Secrets |
+//! | [`root_ca`] | the cluster's CA in every namespace |
+//! | [`node_ipam`] | a pod range for every node |
 //!
 //! All run in one process at a time, under one Lease ([`crate::client::leader`]). They read shared
 //! informers ([`context::Informers`]) and meet only through objects.
@@ -14,9 +18,13 @@
 
 pub(crate) mod context;
 pub(crate) mod deployment;
+pub(crate) mod endpointslice;
 pub(crate) mod expectations;
+pub(crate) mod node_ipam;
 pub(crate) mod replicaset;
+pub(crate) mod root_ca;
 pub(crate) mod selector;
+pub(crate) mod service_account;
 pub(crate) mod view;
 
 use std::sync::Arc;
@@ -140,5 +148,12 @@ async fn act(client: kube::Client, config: Arc<ControllersConfig>, stop: Shutdow
     }
     let context =
         Context { client, clock: config.clock.clone(), informers, config, shutdown: stop };
-    tokio::join!(deployment::run::run(context.clone()), replicaset::run::run(context.clone()));
+    tokio::join!(
+        deployment::run::run(context.clone()),
+        replicaset::run::run(context.clone()),
+        endpointslice::run::run(context.clone()),
+        service_account::run::run(context.clone()),
+        root_ca::run::run(context.clone()),
+        node_ipam::run::run(context.clone()),
+    );
 }
