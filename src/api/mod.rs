@@ -5,10 +5,15 @@
 //! **Invariant:** a kind is a row in [`kinds`], types in [`schema`], and pure functions of its
 //! own; nothing generic knows a kind by name.
 
+pub mod field;
 pub mod kinds;
+pub mod meta;
+pub mod names;
+pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod schema_docs;
+pub mod selector;
 pub mod status;
 
 /// An object as it goes over the wire.
