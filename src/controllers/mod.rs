@@ -9,6 +9,9 @@
 //! | [`service_account`] | a `default` account in every namespace; tokens in Secrets |
 //! | [`root_ca`] | the cluster's CA in every namespace |
 //! | [`node_ipam`] | a pod range for every node |
+//! | [`node_lifecycle`] | silent nodes tainted, their pods elsewhere |
+//! | [`pod_gc`] | pods that nobody else removes, removed |
+//! | [`csr`] | certificate requests approved, signed and forgotten |
 //!
 //! All run in one process at a time, under one Lease ([`crate::client::leader`]). They read shared
 //! informers ([`context::Informers`]) and meet only through objects.
@@ -17,10 +20,13 @@
 //! resourceVersion, a uid or a name of its own choosing.
 
 pub(crate) mod context;
+pub(crate) mod csr;
 pub(crate) mod deployment;
 pub(crate) mod endpointslice;
 pub(crate) mod expectations;
 pub(crate) mod node_ipam;
+pub(crate) mod node_lifecycle;
+pub(crate) mod pod_gc;
 pub(crate) mod replicaset;
 pub(crate) mod root_ca;
 pub(crate) mod selector;
@@ -155,5 +161,8 @@ async fn act(client: kube::Client, config: Arc<ControllersConfig>, stop: Shutdow
         service_account::run::run(context.clone()),
         root_ca::run::run(context.clone()),
         node_ipam::run::run(context.clone()),
+        node_lifecycle::run::run(context.clone()),
+        pod_gc::run::run(context.clone()),
+        csr::run::run(context.clone()),
     );
 }

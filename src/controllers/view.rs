@@ -42,7 +42,6 @@ pub struct Port {
 pub struct Pod {
     pub key: Key,
     pub uid: String,
-    pub resource_version: String,
     pub labels: BTreeMap<String, String>,
     pub controller: Option<OwnerReference>,
     pub created: Option<Timestamp>,
@@ -134,7 +133,6 @@ pub fn pod(pod: core::Pod) -> Option<Pod> {
         created: meta.creation_timestamp.as_ref().map(timestamp),
         deleting: meta.deletion_timestamp.as_ref().map(timestamp),
         uid: meta.uid.unwrap_or_default(),
-        resource_version: meta.resource_version.unwrap_or_default(),
         labels: meta.labels.unwrap_or_default(),
         node: spec.node_name.unwrap_or_default(),
         phase: match status.phase.as_deref() {
@@ -223,7 +221,6 @@ pub fn digest(template: &PodTemplateSpec) -> String {
 /// A Namespace.
 #[derive(Debug, Clone)]
 pub struct Namespace {
-    pub name: String,
     /// Neither deleted nor being deleted.
     pub active: bool,
 }
@@ -232,7 +229,6 @@ pub struct Namespace {
 pub fn namespace(namespace: core::Namespace) -> Option<Namespace> {
     let phase = namespace.status.and_then(|status| status.phase);
     Some(Namespace {
-        name: namespace.metadata.name.unwrap_or_default(),
         active: namespace.metadata.deletion_timestamp.is_none()
             && phase.as_deref() != Some("Terminating"),
     })
