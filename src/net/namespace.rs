@@ -153,7 +153,8 @@ impl Namespace {
         &self.ports
     }
 
-    pub(crate) fn handle(&self) -> &Handle {
+    /// The runtime that the network's own tasks run on.
+    pub fn runtime(&self) -> &Handle {
         &self.handle
     }
 

@@ -181,6 +181,30 @@ impl Queue {
         Ok(taken)
     }
 
+    /// Takes all of `bytes`, which [`Self::writable`] gave leave for: room promised to the one
+    /// writer stays its own, also where the pod has come under pressure since.
+    pub(crate) fn write_permitted(&self, bytes: Bytes) -> Result<(), NetError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let len = bytes.len();
+        let waker = {
+            let mut state = self.state.lock();
+            self.room(&state)?;
+            if state.reader == Reader::Shut {
+                return Ok(());
+            }
+            state.put(bytes);
+            state.read_waker.take()
+        };
+        self.meter.add(len);
+        if let Some(counted) = &self.counted {
+            counted.fetch_add(len as u64, Ordering::Relaxed);
+        }
+        wake(waker);
+        Ok(())
+    }
+
     /// How many bytes a write would take now; 0: it has to wait.
     pub(crate) fn writable(&self) -> Result<usize, NetError> {
         self.room(&self.state.lock())

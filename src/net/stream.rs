@@ -122,6 +122,14 @@ impl TcpStream {
         self.tx.try_write(bytes)
     }
 
+    /// Writes all of `bytes`, at most as many as the last [`Self::writable`] allowed.
+    ///
+    /// # Errors
+    /// `BrokenPipe`, `ConnectionReset`.
+    pub fn write_permitted(&self, bytes: Bytes) -> Result<(), NetError> {
+        self.tx.write_permitted(bytes)
+    }
+
     /// How many bytes a write would take now.
     ///
     /// # Errors

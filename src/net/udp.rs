@@ -248,7 +248,7 @@ impl UdpSocket {
         let mut egress = self.egress.lock();
         if egress.as_ref().is_none_or(|e| !e.serves(to)) {
             let inbox = Arc::downgrade(&self.inbox);
-            *egress = Some(EgressUdp::open(self.namespace.handle(), to, inbox)?);
+            *egress = Some(EgressUdp::open(self.namespace.runtime(), to, inbox)?);
         }
         egress.as_ref().expect("opened just now").send(data, to)
     }

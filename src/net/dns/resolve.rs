@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{Name, RecordType};
 
 use super::zone::{Answer, Kind, Record, Zone};
 use super::{upstream, wire};
@@ -20,7 +20,12 @@ pub(crate) async fn resolve(pod: &Namespace, name: &str) -> Result<Vec<IpAddr>, 
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Ok(vec![ip.to_canonical()]);
     }
-    let name = name.to_ascii_lowercase();
+    let name = if name.is_ascii() {
+        name.to_ascii_lowercase()
+    } else {
+        // Names in other scripts travel as punycode.
+        Name::from_utf8(name).map_err(|_| NetError::InvalidArgument)?.to_ascii()
+    };
     if !is_name(&name) {
         return Err(NetError::InvalidArgument);
     }

@@ -1,5 +1,7 @@
 //! Wasm guests in wasmtime.
 
+pub mod sockets;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
