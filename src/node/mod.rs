@@ -10,9 +10,13 @@
 //!      └───── status patch ◀──────────┘
 //! ```
 
+pub mod addresses;
 pub mod config;
 pub mod logs;
 pub mod pod;
 pub mod resources;
+pub mod sources;
+pub mod store;
+pub mod tokens;
 
 pub use config::{AgentArgs, AgentConfig, ApiAccess, ConfigError, LeaseSettings, LogSettings};
