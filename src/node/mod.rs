@@ -11,12 +11,18 @@
 //! ```
 
 pub mod addresses;
+mod admit;
+pub mod agent;
 pub mod config;
+pub mod lease;
 pub mod logs;
+pub mod machine;
 pub mod pod;
+pub mod register;
 pub mod resources;
 pub mod sources;
 pub mod store;
+pub mod tables;
 pub mod tokens;
 
 pub use config::{AgentArgs, AgentConfig, ApiAccess, ConfigError, LeaseSettings, LogSettings};

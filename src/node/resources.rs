@@ -6,44 +6,16 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::api::quantity;
+
 /// Amounts by resource name; cpu in thousandths of a core, everything else in whole units.
 pub type Amounts = BTreeMap<String, i64>;
 
 /// The amount of `quantity` in the unit of `resource`, rounded up; what does not parse is 0, since
 /// the API server admits only what does.
 pub fn amount(resource: &str, quantity: &Quantity) -> i64 {
-    let nanos = nanos(&quantity.0).unwrap_or(0);
-    let unit: i128 = if resource == "cpu" { 1_000_000 } else { 1_000_000_000 };
-    let up = nanos.div_euclid(unit) + i128::from(nanos.rem_euclid(unit) != 0);
-    i64::try_from(up).unwrap_or(i64::MAX)
-}
-
-fn nanos(text: &str) -> Option<i128> {
-    let end = text.find(|c: char| !c.is_ascii_digit() && !".+-".contains(c)).unwrap_or(text.len());
-    let (number, suffix) = text.split_at(end);
-    let scale: f64 = match suffix {
-        "n" => 1.0,
-        "u" => 1e3,
-        "m" => 1e6,
-        "" => 1e9,
-        "k" => 1e12,
-        "M" => 1e15,
-        "G" => 1e18,
-        "T" => 1e21,
-        "P" => 1e24,
-        "E" => 1e27,
-        "Ki" => 1e9 * 1024.0,
-        "Mi" => 1e9 * 1024f64.powi(2),
-        "Gi" => 1e9 * 1024f64.powi(3),
-        "Ti" => 1e9 * 1024f64.powi(4),
-        "Pi" => 1e9 * 1024f64.powi(5),
-        "Ei" => 1e9 * 1024f64.powi(6),
-        exponent => 1e9 * 10f64.powi(exponent.strip_prefix(['e', 'E'])?.parse().ok()?),
-    };
-    match number.parse::<i64>() {
-        Ok(whole) => Some(i128::from(whole) * scale as i128),
-        Err(_) => Some((number.parse::<f64>().ok()? * scale).ceil() as i128),
-    }
+    let parsed = quantity.0.parse().unwrap_or(quantity::Quantity::ZERO);
+    if resource == "cpu" { parsed.milli() } else { parsed.units() }
 }
 
 fn amounts(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {

@@ -184,21 +184,26 @@ fn from_one(
     }
 }
 
-/// argv: `command` then `args`, expanded; without a command the program is called `program`.
+/// argv, expanded: `command` or else the image's entrypoint, then `args` or else (where there is
+/// no `command` either) the image's own. Where nobody names the program it is called `program`.
 pub fn arguments(
     container: &Container,
     program: &str,
+    (entrypoint, cmd): (&[String], &[String]),
     env: &BTreeMap<String, String>,
 ) -> Vec<String> {
     let full = |list: &Option<Vec<String>>| -> Vec<String> {
         let list = list.iter().flatten();
         list.map(|arg| expand(arg, |name| env.get(name).map(String::as_str))).collect()
     };
-    let mut argv = full(&container.command);
+    let command = full(&container.command);
+    let args = full(&container.args);
+    let own_args = !args.is_empty() || !command.is_empty();
+    let mut argv = if command.is_empty() { entrypoint.to_vec() } else { command };
     if argv.is_empty() {
         argv.push(program.to_owned());
     }
-    argv.extend(full(&container.args));
+    argv.extend(if own_args { args } else { cmd.to_vec() });
     argv
 }
 
@@ -304,6 +309,15 @@ mod tests {
             serde_json::from_value(json!({"name": "app", "args": ["--port=$(PORT)", "$$(PORT)"]}))
                 .expect("a container");
         let env = [("PORT".to_owned(), "80".to_owned())].into();
-        assert_eq!(arguments(&container, "hello", &env), ["hello", "--port=80", "$(PORT)"]);
+        let image = (["/app".to_owned()], ["serve".to_owned()]);
+        let none: (&[String], &[String]) = (&[], &[]);
+        assert_eq!(arguments(&container, "hello", none, &env), ["hello", "--port=80", "$(PORT)"]);
+        let image = (image.0.as_slice(), image.1.as_slice());
+        assert_eq!(arguments(&container, "hello", image, &env)[0], "/app");
+        let bare: Container = serde_json::from_value(json!({"name": "app"})).expect("a container");
+        assert_eq!(arguments(&bare, "hello", image, &env), ["/app", "serve"]);
+        let own: Container =
+            serde_json::from_value(json!({"name": "app", "command": ["x"]})).expect("a container");
+        assert_eq!(arguments(&own, "hello", image, &env), ["x"]);
     }
 }

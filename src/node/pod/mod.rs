@@ -1,8 +1,13 @@
 //! One pod on this node.
 
+pub mod actions;
+mod effects;
 pub mod env;
 pub mod expand;
 pub mod fields;
+mod grpc;
+mod launch;
+mod publish;
 pub mod spec;
 pub mod state;
 pub mod status;
@@ -10,3 +15,4 @@ mod step;
 #[cfg(test)]
 mod tests;
 pub mod volumes;
+pub mod worker;
