@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 /// The addresses of one node.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Addresses {
     range: Option<IpNet>,
     by_uid: HashMap<String, IpAddr>,
@@ -30,10 +30,6 @@ pub enum AddressError {
 }
 
 impl Addresses {
-    pub fn new() -> Self {
-        Self { range: None, by_uid: HashMap::new(), taken: BTreeMap::new(), next: 0 }
-    }
-
     /// The range to take new addresses from; those given out stay.
     pub fn set_range(&mut self, range: IpNet) {
         self.range = Some(range);
@@ -111,7 +107,7 @@ mod tests {
     use super::*;
 
     fn addresses(range: &str) -> Addresses {
-        let mut all = Addresses::new();
+        let mut all = Addresses::default();
         all.set_range(range.parse().expect("a range"));
         all
     }
@@ -138,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_pod_keeps_its_address_even_before_the_range_is_known() {
-        let mut all = Addresses::new();
+        let mut all = Addresses::default();
         let old: IpAddr = "10.1.0.9".parse().expect("an address");
         assert_eq!(all.take("a", None), Err(AddressError::NoRange));
         assert_eq!(all.take("a", Some(old)), Ok(old));

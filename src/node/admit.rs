@@ -27,13 +27,13 @@ pub fn admit(pod: &Pod, others: &[&Pod], facts: &Facts) -> Result<(), Verdict> {
         return Err(refuse("PodOSNotSupported", message));
     }
     if !selected(pod, facts) {
-        let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        let message =
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Err(refuse("NodeAffinity", message.to_owned()));
     }
     let wanted = host_ports(pod);
     if others.iter().flat_map(|o| host_ports(o)).any(|port| wanted.contains(&port)) {
-        let message =
-            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return Err(refuse("NodePorts", message.to_owned()));
     }
     let mut used = Amounts::new();
@@ -76,8 +76,8 @@ fn selected(pod: &Pod, facts: &Facts) -> bool {
         return false;
     }
     let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
-    let required = affinity
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    let required =
+        affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches(term, facts)))
 }
 
@@ -155,14 +155,21 @@ mod tests {
                 {"containerPort": 80, "hostPort": 8080, "protocol": protocol}]}]}))
         };
         assert_eq!(admit(&port("TCP"), &[&port("UDP")], &facts()), Ok(()));
-        assert_eq!(admit(&port("TCP"), &[&port("TCP")], &facts()).expect_err("taken").reason, "NodePorts");
+        assert_eq!(
+            admit(&port("TCP"), &[&port("TCP")], &facts()).expect_err("taken").reason,
+            "NodePorts"
+        );
     }
 
     #[test]
     fn selectors_and_affinity_are_checked_again() {
-        let selector = |value: &str| pod(json!({"nodeSelector": {"zone": value}, "containers": []}));
+        let selector =
+            |value: &str| pod(json!({"nodeSelector": {"zone": value}, "containers": []}));
         assert_eq!(admit(&selector("a"), &[], &facts()), Ok(()));
-        assert_eq!(admit(&selector("b"), &[], &facts()).expect_err("elsewhere").reason, "NodeAffinity");
+        assert_eq!(
+            admit(&selector("b"), &[], &facts()).expect_err("elsewhere").reason,
+            "NodeAffinity"
+        );
         let affinity = |operator: &str, values: &[&str]| {
             pod(json!({"containers": [], "affinity": {"nodeAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [

@@ -99,11 +99,11 @@ pub fn restore(node: &Arc<Node>) -> usize {
     let stored: Vec<(String, Stored)> = node.store.scan("pod/");
     // All addresses are claimed before any pod may ask for a new one.
     for (_, pod) in &stored {
-        if let (Some(uid), Some(ip), false) = (&pod.pod.metadata.uid, pod.saved.ip, pod.saved.down)
+        let claim = (&pod.pod.metadata.uid, pod.saved.ip, pod.saved.down);
+        if let (Some(uid), Some(ip), false) = claim
+            && let Err(error) = node.addresses.lock().take(uid, Some(ip))
         {
-            if let Err(error) = node.addresses.lock().take(uid, Some(ip)) {
-                tracing::warn!(%error, "a stored pod cannot keep its address");
-            }
+            tracing::warn!(%error, "a stored pod cannot keep its address");
         }
     }
     let count = stored.len();

@@ -49,8 +49,8 @@ impl Machine {
             cpu_millis: cores as u64 * 1000,
             memory_bytes: total,
             memory_available: meminfo(&info, "MemAvailable").unwrap_or(total),
-            disk_bytes: disk.map_or(0, |d| d.f_blocks.saturating_mul(d.f_frsize)),
-            disk_available: disk.map_or(0, |d| d.f_bavail.saturating_mul(d.f_frsize)),
+            disk_bytes: disk.as_ref().map_or(0, |d| d.f_blocks.saturating_mul(d.f_frsize)),
+            disk_available: disk.as_ref().map_or(0, |d| d.f_bavail.saturating_mul(d.f_frsize)),
         }
     }
 

@@ -52,7 +52,8 @@ pub fn resources(config: &AgentConfig, machine: &Machine) -> Resources {
         None => memory.saturating_sub(MEMORY_RESERVED),
     };
     let table = |memory: u64| {
-        let cpu = if cpu % 1000 == 0 { (cpu / 1000).to_string() } else { format!("{cpu}m") };
+        let cpu =
+            if cpu.is_multiple_of(1000) { (cpu / 1000).to_string() } else { format!("{cpu}m") };
         [
             ("cpu", cpu),
             ("memory", format!("{}Ki", memory >> 10)),
@@ -117,10 +118,9 @@ fn conditions(
 ) -> Vec<Value> {
     let ready = match network {
         true => ("KubeletReady", "kubelet is posting ready status"),
-        false => (
-            "KubeletNotReady",
-            "container runtime network not ready: the node has no podCIDR yet",
-        ),
+        false => {
+            ("KubeletNotReady", "container runtime network not ready: the node has no podCIDR yet")
+        }
     };
     let memory = match machine.memory_pressure() {
         true => ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
@@ -224,9 +224,7 @@ fn learn(node: &Node, seen: &ApiNode) {
     let mut allocatable = node.allocatable.clone();
     let stated = seen.status.as_ref().and_then(|s| s.allocatable.as_ref());
     for (name, quantity) in stated.into_iter().flatten() {
-        allocatable
-            .entry(name.clone())
-            .or_insert_with(|| super::resources::amount(name, quantity));
+        allocatable.entry(name.clone()).or_insert_with(|| super::resources::amount(name, quantity));
     }
     node.facts.store(Arc::new(admit::Facts {
         name: node.config.node_name.clone(),
@@ -337,11 +335,7 @@ mod tests {
         assert_eq!(found.capacity["memory"], "8388608Ki");
         assert_eq!(found.allocatable["memory"], "8286208Ki");
         assert_eq!(found.amounts["pods"], 4000);
-        let given = AgentConfig {
-            cpu_millis: Some(1500),
-            memory_bytes: Some(1 << 30),
-            ..config()
-        };
+        let given = AgentConfig { cpu_millis: Some(1500), memory_bytes: Some(1 << 30), ..config() };
         let found = resources(&given, &MACHINE);
         assert_eq!(found.allocatable["cpu"], "1500m");
         assert_eq!(found.allocatable["memory"], "1048576Ki");

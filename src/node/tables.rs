@@ -82,7 +82,7 @@ fn endpoints(slices: &[EndpointSlice], name: &str) -> Vec<Endpoint> {
         let ports = slice.ports.iter().flatten();
         let same = ports.into_iter().find(|p| p.name.as_deref().unwrap_or_default() == name);
         let Some(number) = same.and_then(|p| port(p.port)) else { continue };
-        for endpoint in &slice.endpoints {
+        for endpoint in slice.endpoints.iter().flatten() {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
             let ready = conditions.ready.unwrap_or(true);
             let serving = conditions.serving.unwrap_or(ready);
@@ -125,9 +125,8 @@ fn link(service: &Service) -> Option<ServiceLink> {
 pub fn node_route(node: &ApiNode) -> Option<NodeRoute> {
     let meta = &node.metadata;
     let spec = node.spec.as_ref();
-    let cidrs = spec.and_then(|s| {
-        s.pod_cidrs.clone().or_else(|| s.pod_cidr.clone().map(|cidr| vec![cidr]))
-    });
+    let cidrs = spec
+        .and_then(|s| s.pod_cidrs.clone().or_else(|| s.pod_cidr.clone().map(|cidr| vec![cidr])));
     let peer = meta.annotations.as_ref().and_then(|a| a.get(PEER_ADDRESS));
     Some(NodeRoute {
         name: meta.name.clone()?,
@@ -221,12 +220,7 @@ pub async fn run(node: Arc<Node>, client: kube::Client) {
     }
 }
 
-fn renew(
-    node: &Node,
-    key: &Key,
-    services: &Informer<Service>,
-    slices: &Informer<EndpointSlice>,
-) {
+fn renew(node: &Node, key: &Key, services: &Informer<Service>, slices: &Informer<EndpointSlice>) {
     let name = format!("{}/{}", key.namespace, key.name);
     let stored = format!("service/{name}");
     let Some(service) = services.get(key) else {
@@ -245,8 +239,7 @@ fn routes(node: &Arc<Node>, client: kube::Client) {
     let nodes = Builder::new(Source::all::<ApiNode>(), |mut node: ApiNode| {
         let peer = node.metadata.annotations.as_mut().and_then(|a| a.remove(PEER_ADDRESS));
         trim_meta(&mut node.metadata);
-        node.metadata.annotations =
-            peer.map(|p| BTreeMap::from([(PEER_ADDRESS.to_owned(), p)]));
+        node.metadata.annotations = peer.map(|p| BTreeMap::from([(PEER_ADDRESS.to_owned(), p)]));
         node.status = None;
         Some(node)
     })
@@ -279,8 +272,10 @@ mod tests {
     use super::*;
 
     fn service(spec: serde_json::Value) -> Service {
-        serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "web"}, "spec": spec}))
-            .expect("a service")
+        serde_json::from_value(
+            json!({"metadata": {"namespace": "ns", "name": "web"}, "spec": spec}),
+        )
+        .expect("a service")
     }
 
     fn slice(endpoints: serde_json::Value) -> EndpointSlice {
@@ -325,12 +320,16 @@ mod tests {
         ]));
         let ready = |slice| endpoints(&[slice], "http").iter().map(|e| e.ready).collect::<Vec<_>>();
         assert_eq!(ready(both), [false, true]);
-        assert_eq!(ready(slice(json!([{"addresses": ["10.128.0.2"], "conditions": leaving}]))), [true]);
+        assert_eq!(
+            ready(slice(json!([{"addresses": ["10.128.0.2"], "conditions": leaving}]))),
+            [true]
+        );
     }
 
     #[test]
     fn headless_and_external_services_are_told_apart() {
-        let headless = service_table(&service(json!({"clusterIPs": ["None"], "clusterIP": "None"})), &[]);
+        let headless =
+            service_table(&service(json!({"clusterIPs": ["None"], "clusterIP": "None"})), &[]);
         assert!(headless.headless && headless.cluster_ips.is_empty());
         let external = json!({"type": "ExternalName", "externalName": "db.example.com"});
         let external = service_table(&service(external), &[]);

@@ -143,10 +143,9 @@ impl LogFile {
         state.bytes = 0;
         let kept = u32::try_from(self.settings.files_max.max(1)).unwrap_or(u32::MAX);
         for old in segments(&self.dir) {
-            if old.run == self.run && old.number + kept <= state.segment {
-                if let Err(error) = std::fs::remove_file(old.path(&self.dir)) {
-                    tracing::debug!(%error, "an old log segment was already gone");
-                }
+            let expired = old.run == self.run && old.number + kept <= state.segment;
+            if expired && let Err(error) = std::fs::remove_file(old.path(&self.dir)) {
+                tracing::debug!(%error, "an old log segment was already gone");
             }
         }
     }

@@ -13,8 +13,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::spec::seconds;
-use crate::net::Namespace;
-use crate::net::http as net_http;
+use crate::net::{self, Namespace};
 use crate::runtime::Workload;
 
 /// As much of an answer is shown in an event.
@@ -68,7 +67,7 @@ impl Target {
         let mut request = Request::get(&url)
             .header(header::USER_AGENT, "kube-probe/1.37")
             .header(header::ACCEPT, "*/*")
-            .body(net_http::empty())
+            .body(net::empty())
             .map_err(|e| format!("parse {url:?}: {e}"))?;
         for custom in action.http_headers.iter().flatten() {
             let name = HeaderName::from_bytes(custom.name.as_bytes());

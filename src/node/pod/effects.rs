@@ -89,10 +89,14 @@ fn impossible(pod: &Pod) -> Option<&'static str> {
     let spec = pod.spec.as_ref()?;
     let asked = |field: Option<bool>| field == Some(true);
     if asked(spec.host_network) {
-        return Some("hostNetwork is not possible here: pods of this node live in a virtual network; use a hostPort or a NodePort Service");
+        return Some(
+            "hostNetwork is not possible here: pods of this node live in a virtual network; use a hostPort or a NodePort Service",
+        );
     }
     if asked(spec.host_pid) || asked(spec.host_ipc) {
-        return Some("hostPID and hostIPC are not possible here: a wasm pod has no processes of the host");
+        return Some(
+            "hostPID and hostIPC are not possible here: a wasm pod has no processes of the host",
+        );
     }
     None
 }
@@ -165,13 +169,8 @@ fn set_up_network(worker: &mut Worker) {
         Ok(ip) => ip,
         Err(error) => return worker.soon(Event::NetworkFailed { message: error.to_string() }),
     };
-    match worker.node.fabric.attach(namespace_spec(worker, ip)) {
-        Ok(network) => {
-            worker.network = Some(network);
-            worker.soon(Event::NetworkReady { ip });
-        }
-        Err(error) => worker.soon(Event::NetworkFailed { message: error.to_string() }),
-    }
+    worker.network = Some(worker.node.fabric.attach(namespace_spec(worker, ip)));
+    worker.soon(Event::NetworkReady { ip });
 }
 
 // ---- volumes ----
@@ -312,11 +311,8 @@ fn pull(worker: &Worker, container: usize, run: u32) {
 }
 
 fn start(worker: &Worker, container: usize, run: u32) {
-    let parts = (
-        worker.container(container),
-        worker.network.clone(),
-        worker.artifacts[container].clone(),
-    );
+    let parts =
+        (worker.container(container), worker.network.clone(), worker.artifacts[container].clone());
     let (Some(spec), Some(network), Some(artifact)) = parts else {
         let message = "the pod's network or image is not ready".to_owned();
         let reason = "CreateContainerError";
@@ -375,8 +371,7 @@ fn started(
     let node = Arc::clone(&worker.node);
     let (namespace, pod, uid) =
         (worker.plan.namespace.clone(), worker.plan.name.clone(), worker.plan.uid.clone());
-    let fall_back =
-        spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+    let fall_back = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     let answers = worker.sender();
     let id = container_id.clone();
     worker.aside(async move {

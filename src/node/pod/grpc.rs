@@ -16,7 +16,8 @@ pub async fn check<S>(stream: S, address: SocketAddr, service: &str) -> Result<(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let connection = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+    let connection =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (mut sender, connection) = connection.await.map_err(|e| format!("grpc: {e}"))?;
     let driver = tokio::spawn(connection);
     let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
@@ -34,7 +35,10 @@ where
         let status = early.or_else(|| body.trailers().and_then(code));
         match status.as_deref() {
             Some("0") => verdict(&body.to_bytes()),
-            Some("12") => Err("this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned()),
+            Some("12") => Err(
+                "this server does not implement the grpc health protocol (grpc.health.v1.Health)"
+                    .to_owned(),
+            ),
             other => Err(format!("health rpc failed with status code {}", other.unwrap_or("none"))),
         }
     }

@@ -87,7 +87,8 @@ impl Launch {
     async fn environment(&self) -> Result<BTreeMap<String, String>, LaunchError> {
         let refused = refused("CreateContainerConfigError");
         let references = sources::of_pod(&self.pod);
-        let found = self.node.sources.find(&references).await.map_err(|e| refused(e.to_string()))?;
+        let found =
+            self.node.sources.find(&references).await.map_err(|e| refused(e.to_string()))?;
         let services = self.node.services.load();
         let own = environment(&self.pod, &self.container, &self.facts, &services, &found)
             .map_err(|e| refused(e.to_string()))?;
@@ -116,10 +117,11 @@ impl Launch {
         let env = self.environment().await?;
         let prepared = self.node.runtime.prepare(&self.artifact.path, &self.artifact.digest).await;
         let kind = prepared.map_err(|e| refused("CreateContainerError")(e.to_string()))?;
-        let mounts = self.volumes.mounts(&self.pod, &self.container, |name| {
-            env.get(name).map(String::as_str)
-        });
-        let mut mounts = mounts.map_err(|e| refused("CreateContainerConfigError")(e.to_string()))?;
+        let mounts = self
+            .volumes
+            .mounts(&self.pod, &self.container, |name| env.get(name).map(String::as_str));
+        let mut mounts =
+            mounts.map_err(|e| refused("CreateContainerConfigError")(e.to_string()))?;
         let termination = self.termination(kind)?;
         mounts.extend(termination.clone());
         let meta = &self.pod.metadata;

@@ -28,7 +28,14 @@ pub struct Publisher {
 impl Publisher {
     /// `known` is the status that the API shows.
     pub fn new(known: Option<PodStatus>) -> Self {
-        Self { wanted: known, written: None, busy: false, failures: 0, retry_at: None, remove: false }
+        Self {
+            wanted: known,
+            written: None,
+            busy: false,
+            failures: 0,
+            retry_at: None,
+            remove: false,
+        }
     }
 
     pub fn wanted(&self) -> Option<&PodStatus> {

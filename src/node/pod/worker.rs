@@ -23,7 +23,7 @@ use super::effects;
 use super::fields::Facts;
 use super::publish::Publisher;
 use super::spec::{PodPlan, ProbeKind, seconds};
-use super::state::{Effect, Event, Note, Now, PodState, Saved, Verdict, step};
+use super::state::{Event, Note, Now, PodState, Saved, Verdict, step};
 use super::status;
 use super::volumes::Volumes;
 use crate::base::shutdown::Shutdown;
@@ -210,15 +210,14 @@ impl Worker {
         if !self.state.is_down() {
             self.node.sources.set(&self.plan.uid, &references, &self.changed);
         }
-        if let Some(verdict) = self.state.verdict.clone().filter(|_| self.state.is_down()) {
-            if self.state.ip.is_none() {
-                self.say(Note {
-                    warning: true,
-                    message: verdict.message.trim_start_matches("Pod was rejected: ").to_owned(),
-                    reason: effects::event_reason(&verdict.reason),
-                    container: None,
-                });
-            }
+        let refused = self.state.is_down() && self.state.ip.is_none();
+        if let Some(verdict) = self.state.verdict.clone().filter(|_| refused) {
+            self.say(Note {
+                warning: true,
+                message: verdict.message.trim_start_matches("Pod was rejected: ").to_owned(),
+                reason: effects::event_reason(&verdict.reason),
+                container: None,
+            });
         }
         self.step(Event::Tick);
         self.take_update(&Update::Pod(Arc::clone(&self.pod)));
@@ -253,12 +252,8 @@ impl Worker {
     /// How long until something is due by itself.
     fn pause(&self) -> Duration {
         let now = self.now().mono;
-        let due = [
-            self.state.wake_at(),
-            self.publisher.retry_at(),
-            self.refresh_at,
-            self.compare_at,
-        ];
+        let due =
+            [self.state.wake_at(), self.publisher.retry_at(), self.refresh_at, self.compare_at];
         let next = due.into_iter().flatten().min();
         next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now))
     }
