@@ -30,6 +30,13 @@ impl Default for CompileLimits {
     }
 }
 
+/// How to start the child process that compiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiler {
+    pub program: PathBuf,
+    pub args: Vec<String>,
+}
+
 /// The component whose applets `exec` runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Toolbox {
@@ -44,8 +51,9 @@ pub struct RuntimeConfig {
     /// Where the runtime keeps compiled artifacts, the key that they are sealed with, and the
     /// roots of running workloads. No volume may reach into it.
     pub state_dir: PathBuf,
-    /// The program that has the hidden subcommand `compile-artifact`; this one by default.
-    pub compiler: PathBuf,
+    /// The program that ends up in [`super::compile::child_main`]: this one by default, by its
+    /// hidden subcommand `compile-artifact`.
+    pub compiler: Compiler,
     pub compile: CompileLimits,
     /// At most so many instances at once, where the machine would allow more.
     pub instances_max: Option<u32>,
@@ -68,8 +76,11 @@ impl RuntimeConfig {
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
-            // The link of a running program still opens after its file was replaced.
-            compiler: PathBuf::from("/proc/self/exe"),
+            compiler: Compiler {
+                // The link of a running program still opens after its file was replaced.
+                program: PathBuf::from("/proc/self/exe"),
+                args: vec!["compile-artifact".to_string()],
+            },
             compile: CompileLimits::default(),
             instances_max: None,
             instances_per_workload_max: 256,
@@ -79,5 +90,17 @@ impl RuntimeConfig {
             threads: None,
             toolbox: None,
         }
+    }
+
+    /// A runtime for tests: few instances, and the test program itself as its compiler.
+    #[cfg(test)]
+    pub fn for_tests(state_dir: impl Into<PathBuf>) -> Self {
+        let compiler = Compiler {
+            program: std::env::current_exe().expect("a test has its program"),
+            args: ["--exact", "runtime::compile::tests::child", "--nocapture", "--quiet"]
+                .map(str::to_string)
+                .to_vec(),
+        };
+        Self { compiler, instances_max: Some(64), ..Self::new(state_dir) }
     }
 }

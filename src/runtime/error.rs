@@ -55,6 +55,8 @@ pub enum StartError {
     PortInUse { port: u16 },
     #[error("port {port}: {problem}")]
     Port { port: u16, problem: String },
+    #[error("all {instances} wasm instances of this node are in use; it bears no more")]
+    NoInstances { instances: u32 },
     /// An http handler that cannot even be instantiated.
     #[error("{message}")]
     Instantiate { code: i32, oom: bool, message: String },

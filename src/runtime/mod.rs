@@ -10,7 +10,7 @@ pub mod spec;
 mod wasm;
 mod workload;
 
-pub use config::{CompileLimits, RuntimeConfig, Toolbox};
+pub use config::{CompileLimits, Compiler, RuntimeConfig, Toolbox};
 pub use error::{PrepareError, RuntimeError, StartError};
 pub use spec::{
     Exit, ExitReason, Limits, LogSink, Mount, Stats, Stdio, WorkloadEvent, WorkloadSpec,

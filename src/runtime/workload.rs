@@ -53,6 +53,11 @@ impl Workload {
         }
     }
 
+    /// Whether it has ever read its standard input, or waits for it.
+    pub fn reads_stdin(&self) -> bool {
+        self.running.context.stdin.is_used()
+    }
+
     /// Asks it to end: listeners are closed, standard input ends, requests in flight finish; what
     /// still runs after `grace` is killed (137). A command that holds no listener and does not
     /// read standard input ends at once (143).
@@ -84,8 +89,7 @@ impl Workload {
         self.running.exec(args).await
     }
 
-    /// As [`Self::exec`], with the output as it comes and standard input from a reader. Answers
-    /// with the exit code.
+    /// As [`Self::exec`], with the output as it comes.
     ///
     /// # Errors
     /// See [`ExecError`].

@@ -1,32 +1,72 @@
 //! Wasm guests in wasmtime.
+//!
+//! | file | |
+//! |---|---|
+//! | `plan`, `engine`, `ticker` | how many instances, the engines, the clock that makes guests yield |
+//! | `recognize`, `linker`, `artifacts` | what an artifact is, what it may import, its compiled form |
+//! | `state`, `memory`, `files`, `stdio`, `outgoing` | what an instance is given |
+//! | `executor` | where it runs, and what it is charged |
+//! | `command`, `http`, `exec` | the ways to run it |
+//! | `running`, `outcome` | its life and its end |
 
+mod artifacts;
+mod command;
+pub(super) mod engine;
+mod exec;
+mod executor;
+mod files;
+mod http;
+mod linker;
+mod memory;
+mod outcome;
+mod outgoing;
+mod plan;
+pub(super) mod recognize;
+mod running;
 pub mod sockets;
+mod state;
+mod stdio;
+mod ticker;
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{broadcast, watch};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::artifacts::{Artifacts, Code};
+use self::engine::Engines;
+use self::executor::Executor;
+use self::files::Files;
+use self::memory::MemoryAccount;
+use self::outcome::Outcome;
+pub use self::recognize::ArtifactKind;
+pub(super) use self::running::Running;
+use self::state::Context;
+use self::stdio::Stdin;
 use super::config::RuntimeConfig;
 use super::error::{PrepareError, RuntimeError, StartError};
-use super::spec::{Exit, LogSink, Stats, WorkloadEvent, WorkloadSpec};
-use super::workload::{ExecError, ExecResult, Workload};
+use super::spec::WorkloadSpec;
+use super::workload::Workload;
+use crate::net::NetError;
 
-/// What an artifact is, told by its content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ArtifactKind {
-    /// A core module with WASI preview 1.
-    CoreCommand,
-    /// A component with `wasi:cli/run`.
-    Command,
-    /// A component with `wasi:http/incoming-handler`.
-    HttpHandler,
-}
+/// Where a handler listens that declares no port.
+const DEFAULT_HTTP_PORT: u16 = 8080;
 
 /// Runs workloads.
 pub struct Runtime {
-    _config: RuntimeConfig,
+    config: RuntimeConfig,
+    engines: Arc<Engines>,
+    artifacts: Artifacts,
+    executor: Executor,
+    /// Instances of the whole node.
+    slots: Arc<Semaphore>,
+    /// Slots that programs, which keep theirs for as long as they run, must leave to handlers.
+    command_slots: Arc<Semaphore>,
+    roots: PathBuf,
+    serial: AtomicU64,
 }
 
 impl Runtime {
@@ -35,7 +75,41 @@ impl Runtime {
     /// # Errors
     /// See [`RuntimeError`].
     pub fn new(config: RuntimeConfig) -> Result<Arc<Self>, RuntimeError> {
-        Ok(Arc::new(Self { _config: config }))
+        let engines = Arc::new(Engines::new(&config)?);
+        let artifacts = Artifacts::open(&config, engines.clone())?;
+        let roots = config.state_dir.join("roots");
+        // Those of a process that was killed; what they link to is not theirs.
+        let _ = fs::remove_dir_all(&roots);
+        fs::create_dir_all(&roots)
+            .map_err(|error| RuntimeError::StateDir { path: roots.clone(), error })?;
+        let executor =
+            Executor::new(engines.clone(), config.threads).map_err(RuntimeError::Threads)?;
+        let slots = engines.slots as usize;
+        Ok(Arc::new(Self {
+            config,
+            engines,
+            artifacts,
+            executor,
+            slots: Arc::new(Semaphore::new(slots)),
+            command_slots: Arc::new(Semaphore::new((slots / 4 * 3).max(1))),
+            roots,
+            serial: AtomicU64::new(0),
+        }))
+    }
+
+    /// Instances that may live at once.
+    pub fn instances_max(&self) -> u32 {
+        self.engines.slots
+    }
+
+    /// Instances that live now.
+    pub fn instances(&self) -> u32 {
+        self.engines.slots.saturating_sub(self.slots.available_permits() as u32)
+    }
+
+    /// Compiled artifacts that are loaded now.
+    pub fn artifacts_loaded(&self) -> usize {
+        self.artifacts.loaded()
     }
 
     /// Makes the artifact ready: recognised, compiled, cached, its imports checked.
@@ -43,7 +117,7 @@ impl Runtime {
     /// # Errors
     /// See [`PrepareError`].
     pub async fn prepare(&self, path: &Path, digest: &str) -> Result<ArtifactKind, PrepareError> {
-        Err(PrepareError::Compiler(format!("{digest} of {} waits for it", path.display())))
+        self.artifacts.get(path, digest).await.map(|code| code.linked.kind())
     }
 
     /// Starts a workload. When it returns, a command runs and an http handler is armed.
@@ -51,39 +125,126 @@ impl Runtime {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(self: &Arc<Self>, spec: WorkloadSpec) -> Result<Workload, StartError> {
-        self.prepare(&spec.artifact, &spec.digest).await?;
-        Ok(Workload::new(Arc::new(Running {
-            exit: watch::Sender::new(None),
-            events: broadcast::Sender::new(16),
-        })))
+        let code = self.code_of(&spec).await?;
+        let context = self.context(&spec).await?;
+        let running = Running::new(self.clone(), spec, code.linked.kind(), context);
+        match running.kind {
+            ArtifactKind::HttpHandler => self.arm(&running, &code).await?,
+            _ => self.launch(&running, code).await?,
+        }
+        Ok(Workload::new(running))
     }
-}
 
-pub(super) struct Running {
-    exit: watch::Sender<Option<Exit>>,
-    events: broadcast::Sender<WorkloadEvent>,
-}
+    async fn code_of(&self, spec: &WorkloadSpec) -> Result<Arc<Code>, PrepareError> {
+        self.artifacts.get(&spec.artifact, &spec.digest).await
+    }
 
-impl Running {
-    pub fn exit(&self) -> watch::Receiver<Option<Exit>> {
-        self.exit.subscribe()
+    async fn context(&self, spec: &WorkloadSpec) -> Result<Context, StartError> {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let (tree, mounts) = (self.roots.join(serial.to_string()), spec.mounts.clone());
+        let files = tokio::task::spawn_blocking(move || Files::prepare(tree, &mounts))
+            .await
+            .unwrap_or_else(|error| {
+                let (guest, problem) = ("/".to_string(), error.to_string());
+                Err(StartError::Mount { guest, problem })
+            })?;
+        Ok(Context {
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            working_dir: spec.working_dir.clone(),
+            files: Arc::new(files),
+            stdin: Stdin::default(),
+            logs: spec.logs.clone(),
+            network: spec.network.clone(),
+            memory: MemoryAccount::new(spec.limits.memory_bytes_max),
+            sockets: Mutex::default(),
+        })
     }
-    pub fn events(&self) -> broadcast::Receiver<WorkloadEvent> {
-        self.events.subscribe()
-    }
-    pub fn terminate(&self, _grace: Duration) {}
-    pub fn kill(&self) {}
-    pub fn stats(&self) -> Stats {
-        Stats::default()
-    }
-    pub async fn exec(&self, args: Vec<String>) -> Result<ExecResult, ExecError> {
-        Err(ExecError::NotFound(args.into_iter().next().unwrap_or_default()))
-    }
-    pub async fn exec_into(
+
+    /// A place for a program, which keeps it.
+    async fn command_slot(
         &self,
-        args: Vec<String>,
-        _output: Arc<dyn LogSink>,
-    ) -> Result<Exit, ExecError> {
-        Err(ExecError::NotFound(args.into_iter().next().unwrap_or_default()))
+    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), StartError> {
+        let both = async {
+            let command = self.command_slots.clone().acquire_owned().await.expect("never closed");
+            let node = self.slots.clone().acquire_owned().await.expect("never closed");
+            (command, node)
+        };
+        tokio::time::timeout(self.config.queue_timeout, both)
+            .await
+            .map_err(|_| StartError::NoInstances { instances: self.engines.slots })
+    }
+
+    async fn launch(
+        self: &Arc<Self>,
+        running: &Arc<Running>,
+        code: Arc<Code>,
+    ) -> Result<(), StartError> {
+        let slot = self.command_slot().await?;
+        let this = running.clone();
+        let guest = running.tasks.track_future(async move {
+            let outcome = tokio::select! {
+                outcome = command::run(&code, &this.context) => Some(outcome),
+                () = this.stop.cancelled() => None,
+            };
+            drop((code, slot));
+            if let Some(outcome) = outcome {
+                if !outcome.message.is_empty() {
+                    this.log(&outcome.message);
+                }
+                this.finish(outcome);
+            }
+        });
+        self.executor.spawn(running.meter.clone(), guest).detach();
+        Ok(())
+    }
+
+    async fn arm(
+        self: &Arc<Self>,
+        running: &Arc<Running>,
+        code: &Arc<Code>,
+    ) -> Result<(), StartError> {
+        let (this, code) = (running.clone(), code.clone());
+        let slots = self.slots.clone();
+        let tried = self.executor.spawn(running.meter.clone(), async move {
+            let _slot = slots.acquire_owned().await.expect("never closed");
+            http::try_out(&code, &this).await.map_err(|error| Outcome::of_error(&error))
+        });
+        match tokio::time::timeout(self.config.queue_timeout, tried).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(outcome))) => {
+                return Err(StartError::Instantiate {
+                    code: outcome.code,
+                    oom: outcome.oom(),
+                    message: outcome.message,
+                });
+            }
+            Ok(Err(error)) => {
+                let message = format!("instantiating it broke: {error}");
+                return Err(StartError::Instantiate {
+                    code: outcome::TRAPPED,
+                    oom: false,
+                    message,
+                });
+            }
+            Err(_) => return Err(StartError::NoInstances { instances: self.engines.slots }),
+        }
+        let handler = http::Handler::new(running.clone());
+        let declared = &running.spec.http_ports;
+        let ports = if declared.is_empty() { &[DEFAULT_HTTP_PORT][..] } else { declared };
+        let mut listeners = Vec::with_capacity(ports.len());
+        for port in ports {
+            let service = Arc::new(http::Service(handler.clone()));
+            let listener = running.spec.network.serve_http(*port, service);
+            listeners.push(listener.map_err(|error| match error {
+                NetError::AddressInUse => StartError::PortInUse { port: *port },
+                error => StartError::Port { port: *port, problem: error.to_string() },
+            })?);
+        }
+        *running.listeners.lock() = listeners;
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! Programs: core modules with `_start`, components with `wasi:cli/run`.
+
+use std::sync::Arc;
+
+use wasmtime::Result;
+
+use super::artifacts::Code;
+use super::linker::Linked;
+use super::outcome::Outcome;
+use super::state::Context;
+
+/// Runs a program from its start to its end.
+pub async fn run(code: &Arc<Code>, context: &Context) -> Outcome {
+    match call(code, context).await {
+        Ok(outcome) => outcome,
+        Err(error) => Outcome::of_error(&error),
+    }
+}
+
+async fn call(code: &Arc<Code>, context: &Context) -> Result<Outcome> {
+    match &code.linked {
+        Linked::Core(pre) => {
+            let mut store = context.core_store(&code.engine)?;
+            let instance = pre.instantiate_async(&mut store).await?;
+            let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+            start.call_async(&mut store, ()).await?;
+            Ok(Outcome::of_code(0))
+        }
+        Linked::Command(pre) => {
+            let mut store = context.store(&code.engine, code.uses_files, 0)?;
+            *context.sockets.lock() = Some(store.data().sockets_handle());
+            let command = pre.instantiate_async(&mut store).await?;
+            let ended = command.wasi_cli_run().call_run(&mut store).await?;
+            Ok(Outcome::of_code(if ended.is_ok() { 0 } else { 1 }))
+        }
+        Linked::Http(_) => Err(wasmtime::format_err!("an http handler is no program")),
+    }
+}
