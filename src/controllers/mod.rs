@@ -11,6 +11,8 @@
 //! | [`node_ipam`] | a pod range for every node |
 //! | [`node_lifecycle`] | silent nodes tainted, their pods elsewhere |
 //! | [`pod_gc`] | pods that nobody else removes, removed |
+//! | [`namespace`] | a deleted namespace emptied |
+//! | [`garbage`] | what nobody owns any more, deleted |
 //! | [`csr`] | certificate requests approved, signed and forgotten |
 //!
 //! All run in one process at a time, under one Lease ([`crate::client::leader`]). They read shared
@@ -22,8 +24,11 @@
 pub(crate) mod context;
 pub(crate) mod csr;
 pub(crate) mod deployment;
+pub(crate) mod discovery;
 pub(crate) mod endpointslice;
 pub(crate) mod expectations;
+pub(crate) mod garbage;
+pub(crate) mod namespace;
 pub(crate) mod node_ipam;
 pub(crate) mod node_lifecycle;
 pub(crate) mod pod_gc;
@@ -164,5 +169,7 @@ async fn act(client: kube::Client, config: Arc<ControllersConfig>, stop: Shutdow
         node_lifecycle::run::run(context.clone()),
         pod_gc::run::run(context.clone()),
         csr::run::run(context.clone()),
+        namespace::run::run(context.clone()),
+        garbage::run::run(context.clone()),
     );
 }
