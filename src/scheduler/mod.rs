@@ -1,33 +1,66 @@
-//! The scheduler: gives every pod without a node one.
+//! The scheduler: finds a node for every pod that has none, and binds it.
 //!
 //! ```text
-//!  informers ──▶ queue ──pop──▶ decide(snapshot, pod) ──▶ assume ──▶ bind (POST pods/binding)
-//!     │            ▲                  │ no node fits          │ refused
-//!     ▼            └──── backoff ◀────┴───────────────────────┘
-//!  snapshot (nodes, and what their pods have claimed, assumed ones included)
+//! informers ─▶ state ┬ snapshot (nodes, and who is on them)
+//!                    └ queue ─▶ plan: filter ─▶ score ─▶ bind (assumed meanwhile)
+//!                        ▲           └ no node: event, condition ─┐
+//!                        └─────── waits for what may help ◀───────┘
 //! ```
 //!
-//! | module | is |
-//! |---|---|
-//! | [`model`] | nodes and pods, as far as scheduling looks at them |
-//! | [`snapshot`] | every node with what is claimed on it |
-//! | [`filter`] | the rules that refuse a node, a file a rule |
-//! | [`score`] | the rules that rank the nodes that are left, a file a rule |
-//! | [`plan`] | [`plan::decide`]: a pure function of a snapshot and a pod |
-//! | [`queue`] | which pod is next, and what wakes those that found no node |
-//! | [`run`] | the loop |
+//! The decision is a pure function ([`plan::decide`]); the mind around it ([`state`]) takes what
+//! was observed and the time, and answers steps; only [`run`] talks. One rule a file in `filter`
+//! and `score`.
 //!
-//! **Invariant:** a pod is assumed on its node before the binding is sent, so that the next decision
-//! sees it; what the API refuses is forgotten again.
+//! **Invariant:** the state counts a pod on at most one node, and before the binding of it is
+//! sent, so that two pods are never promised the same room.
 
-pub mod config;
 pub mod filter;
-pub mod model;
 pub mod plan;
-pub mod queue;
-pub mod run;
-pub mod score;
+pub mod pod;
+mod queue;
+pub mod resources;
+mod run;
+mod score;
 pub mod snapshot;
+pub mod state;
+#[cfg(test)]
+mod tests;
 
-pub use config::{SchedulerConfig, Scoring};
 pub use run::run;
+
+/// Which nodes are preferred by how full they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Packing {
+    /// The emptiest, so that load spreads.
+    #[default]
+    LeastAllocated,
+    /// The fullest, so that nodes stay free to be taken away.
+    MostAllocated,
+}
+
+/// How nodes are scored.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Policy {
+    pub packing: Packing,
+}
+
+/// How the scheduler runs.
+#[derive(Debug, Clone)]
+pub struct SchedulerConfig {
+    /// The `schedulerName` of the pods that it schedules.
+    pub name: String,
+    /// Who this process is among those that may schedule.
+    pub identity: String,
+    pub policy: Policy,
+}
+
+impl SchedulerConfig {
+    /// The default scheduler, spreading load.
+    pub fn new(identity: impl Into<String>) -> Self {
+        Self {
+            name: "default-scheduler".to_owned(),
+            identity: identity.into(),
+            policy: Policy::default(),
+        }
+    }
+}

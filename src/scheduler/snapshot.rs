@@ -1,184 +1,231 @@
-//! Every node with what is claimed on it. Kept up to date change by change: a decision reads it as
-//! it is and copies nothing.
+//! What the scheduler knows of the cluster: nodes, what they have, and who is on them.
+//!
+//! It is kept up to date by differences; nothing is rebuilt for a pod. A pod that has been decided
+//! is *assumed* on its node until the API says so itself.
+//!
+//! ```text
+//! (unknown) ──assume──▶ assumed ──place (seen bound)──▶ placed ──remove──▶ (unknown)
+//!                          └──────forget (bind failed)──▶ (unknown)
+//! ```
+//!
+//! **Invariant:** a node's `used`, `scored`, `owners` and `pods` are the sums over the pods that
+//! are placed or assumed on it; pods of a node that is not known (yet) count nowhere.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::model::{HostPort, Node, Pod, Resources};
+use k8s_openapi::api::core::v1::{self, Taint};
 
-/// What Kubernetes counts for a pod that asks for nothing, so that scores still spread such pods.
-const CPU_MILLI_ASSUMED: i64 = 100;
-const MEMORY_BYTES_ASSUMED: i64 = 200 << 20;
+use super::pod::Pod;
+use super::resources::Resources;
 
-/// A node and what its pods claim.
-#[derive(Debug, Clone, Default)]
-pub struct NodeInfo {
-    pub node: Arc<Node>,
-    /// Whether the Node object exists (pods may be seen before their node, or outlive it).
-    pub exists: bool,
-    pub claimed: Resources,
-    /// As `claimed`, with something assumed for pods that ask for nothing.
-    pub claimed_for_score: Resources,
-    /// By uid.
-    pub pods: HashMap<String, Arc<Pod>>,
-    pub host_ports: Vec<HostPort>,
-    /// How many pods each owner has here, by the owner's uid.
-    pub owners: HashMap<String, u32>,
+/// What the scheduler keeps of a Node object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    pub name: Arc<str>,
+    pub labels: BTreeMap<String, String>,
+    pub unschedulable: bool,
+    pub taints: Vec<Taint>,
+    pub allocatable: Resources,
 }
 
-/// What a pod counts in scores: its requests, with something assumed where it asks for nothing.
-pub fn for_score(pod: &Pod) -> Resources {
-    let or = |asked: i64, assumed: i64| if asked == 0 { assumed } else { asked };
-    Resources {
-        cpu_milli: or(pod.requests.cpu_milli, CPU_MILLI_ASSUMED),
-        memory_bytes: or(pod.requests.memory_bytes, MEMORY_BYTES_ASSUMED),
-        ..Resources::default()
+impl Node {
+    /// Keeps what is needed.
+    pub fn of(node: v1::Node) -> Option<Self> {
+        let spec = node.spec.unwrap_or_default();
+        let status = node.status.unwrap_or_default();
+        let has = status.allocatable.or(status.capacity).unwrap_or_default();
+        Some(Self {
+            name: node.metadata.name?.into(),
+            labels: node.metadata.labels.unwrap_or_default(),
+            unschedulable: spec.unschedulable.unwrap_or(false),
+            taints: spec.taints.unwrap_or_default(),
+            allocatable: Resources::of(&has),
+        })
     }
+}
+
+/// A node with what is on it.
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    pub node: Arc<Node>,
+    pub used: Resources,
+    /// As [`Self::used`], with what [`super::resources::of_pod`] assumes for scoring.
+    pub scored: Resources,
+    pub pods: Vec<Arc<Pod>>,
+    /// How many pods of each owner, by its uid.
+    pub owners: HashMap<Arc<str>, u32>,
 }
 
 impl NodeInfo {
+    fn new(node: Arc<Node>) -> Self {
+        let (used, scored) = (Resources::default(), Resources::default());
+        Self { node, used, scored, pods: Vec::new(), owners: HashMap::new() }
+    }
+
     fn add(&mut self, pod: Arc<Pod>) {
-        self.claimed.add(&pod.requests);
-        self.claimed_for_score.add(&for_score(&pod));
-        self.host_ports.extend(pod.host_ports.iter().cloned());
-        if !pod.owner.is_empty() {
-            *self.owners.entry(pod.owner.clone()).or_default() += 1;
+        self.used.add(&pod.requests, 1);
+        self.scored.add(&pod.scored, 1);
+        if let Some(owner) = &pod.owner {
+            *self.owners.entry(owner.clone()).or_default() += 1;
         }
-        self.pods.insert(pod.uid.clone(), pod);
+        self.pods.push(pod);
     }
 
     fn remove(&mut self, uid: &str) {
-        let Some(pod) = self.pods.remove(uid) else { return };
-        self.claimed.subtract(&pod.requests);
-        self.claimed_for_score.subtract(&for_score(&pod));
-        for port in &pod.host_ports {
-            if let Some(index) = self.host_ports.iter().position(|p| p == port) {
-                self.host_ports.swap_remove(index);
-            }
-        }
-        if let Some(count) = self.owners.get_mut(&pod.owner) {
+        let Some(at) = self.pods.iter().position(|p| *p.uid == *uid) else { return };
+        let pod = self.pods.swap_remove(at);
+        self.used.add(&pod.requests, -1);
+        self.scored.add(&pod.scored, -1);
+        if let Some(owner) = &pod.owner
+            && let Some(count) = self.owners.get_mut(owner)
+        {
             *count -= 1;
             if *count == 0 {
-                self.owners.remove(&pod.owner);
+                self.owners.remove(owner);
             }
         }
     }
 }
 
-/// Every node, in a stable order.
+#[derive(Debug)]
+struct Placed {
+    pod: Arc<Pod>,
+    node: Arc<str>,
+    assumed: bool,
+}
+
+/// A Service's selector, for spreading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSelector {
+    pub namespace: String,
+    pub selector: BTreeMap<String, String>,
+}
+
+impl ServiceSelector {
+    /// Whether the pod is behind the Service.
+    pub fn selects(&self, pod: &Pod) -> bool {
+        !self.selector.is_empty()
+            && self.namespace == pod.key.namespace
+            && self.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+    }
+}
+
+/// The cluster.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     nodes: Vec<NodeInfo>,
-    /// Index into `nodes` by name.
-    places: HashMap<String, usize>,
-    /// The node of each pod, by the pod's uid.
-    pods: HashMap<String, String>,
+    index: HashMap<Arc<str>, usize>,
+    placed: HashMap<Arc<str>, Placed>,
+    /// Uids of pods by the name of a node that is not known.
+    homeless: HashMap<Arc<str>, Vec<Arc<str>>>,
+    services: HashMap<String, Vec<(String, ServiceSelector)>>,
 }
 
 impl Snapshot {
-    /// Every node that exists.
-    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeInfo> + Clone {
-        self.nodes.iter()
+    /// All nodes, in an order that only changes as nodes come and go.
+    pub fn nodes(&self) -> &[NodeInfo] {
+        &self.nodes
     }
 
-    /// How many nodes are known, those that only pods name included.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
+        self.index.get(name).map(|at| &self.nodes[*at])
     }
 
-    /// Whether no node is known.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+    /// Takes in a node. Answers what it was before.
+    pub fn set_node(&mut self, node: Arc<Node>) -> Option<Arc<Node>> {
+        if let Some(at) = self.index.get(&node.name) {
+            return Some(std::mem::replace(&mut self.nodes[*at].node, node));
+        }
+        let name = node.name.clone();
+        self.index.insert(name.clone(), self.nodes.len());
+        let mut info = NodeInfo::new(node);
+        for uid in self.homeless.remove(&name).into_iter().flatten() {
+            if let Some(placed) = self.placed.get(&uid) {
+                info.add(placed.pod.clone());
+            }
+        }
+        self.nodes.push(info);
+        None
     }
 
-    /// The node at `index` of the stable order.
-    pub fn at(&self, index: usize) -> &NodeInfo {
-        &self.nodes[index]
-    }
-
-    fn info(&mut self, name: &str) -> &mut NodeInfo {
-        let index = *self.places.entry(name.to_owned()).or_insert_with(|| {
-            let node = Arc::new(Node { name: name.to_owned(), ..Node::default() });
-            self.nodes.push(NodeInfo { node, ..NodeInfo::default() });
-            self.nodes.len() - 1
-        });
-        &mut self.nodes[index]
-    }
-
-    /// Takes a new or changed node.
-    pub fn set_node(&mut self, node: Arc<Node>) {
-        let info = self.info(&node.name);
-        info.node = node;
-        info.exists = true;
-    }
-
-    /// Forgets a node; pods that are still on it stay accounted until they go.
+    /// Forgets a node; its pods wait for its return.
     pub fn remove_node(&mut self, name: &str) {
-        self.info(name).exists = false;
-        self.sweep(name);
-    }
-
-    /// Takes a pod with a node: new, changed, or assumed.
-    pub fn set_pod(&mut self, pod: Arc<Pod>) {
-        self.remove_pod(&pod.uid);
-        self.pods.insert(pod.uid.clone(), pod.node.clone());
-        let node = pod.node.clone();
-        self.info(&node).add(pod);
-    }
-
-    /// Forgets a pod; answers the node it was on.
-    pub fn remove_pod(&mut self, uid: &str) -> Option<String> {
-        let node = self.pods.remove(uid)?;
-        self.info(&node).remove(uid);
-        self.sweep(&node);
-        Some(node)
-    }
-
-    /// Whether the pod is on a node here.
-    pub fn has_pod(&self, uid: &str) -> bool {
-        self.pods.contains_key(uid)
-    }
-
-    /// Drops a node that neither exists nor has pods.
-    fn sweep(&mut self, name: &str) {
-        let Some(&index) = self.places.get(name) else { return };
-        if self.nodes[index].exists || !self.nodes[index].pods.is_empty() {
-            return;
+        let Some(at) = self.index.remove(name) else { return };
+        let gone = self.nodes.swap_remove(at);
+        if let Some(moved) = self.nodes.get(at) {
+            self.index.insert(moved.node.name.clone(), at);
         }
-        self.places.remove(name);
-        self.nodes.swap_remove(index);
-        if let Some(moved) = self.nodes.get(index) {
-            self.places.insert(moved.node.name.clone(), index);
+        if !gone.pods.is_empty() {
+            let uids = gone.pods.iter().map(|pod| pod.uid.clone()).collect();
+            self.homeless.insert(gone.node.name.clone(), uids);
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pod(uid: &str, node: &str, cpu_milli: i64) -> Arc<Pod> {
-        Arc::new(Pod {
-            uid: uid.into(),
-            node: node.into(),
-            owner: "o".into(),
-            requests: Resources { cpu_milli, ..Resources::default() },
-            ..Pod::default()
-        })
+    /// Counts a pod on the node that it was decided for.
+    pub fn assume(&mut self, pod: Arc<Pod>, node: &Arc<str>) {
+        self.put(pod, node.clone(), true);
     }
 
-    #[test]
-    fn what_a_pod_claims_is_returned_when_it_goes_or_moves() {
-        let mut snapshot = Snapshot::default();
-        snapshot.set_pod(pod("a", "n1", 100));
-        snapshot.set_pod(pod("a", "n1", 300));
-        assert_eq!(snapshot.at(0).claimed.cpu_milli, 300);
-        snapshot.set_node(Arc::new(Node { name: "n2".into(), ..Node::default() }));
-        snapshot.set_pod(pod("a", "n2", 300));
-        assert_eq!(snapshot.len(), 1, "a node without an object and without pods is dropped");
-        assert_eq!(snapshot.at(0).owners["o"], 1);
-        assert_eq!(snapshot.remove_pod("a").as_deref(), Some("n2"));
-        assert_eq!(snapshot.at(0).claimed, Resources::default());
-        assert!(snapshot.at(0).owners.is_empty());
+    /// Counts a pod on the node that it is bound to.
+    pub fn place(&mut self, pod: Arc<Pod>, node: &Arc<str>) {
+        self.put(pod, node.clone(), false);
+    }
+
+    fn put(&mut self, pod: Arc<Pod>, node: Arc<str>, assumed: bool) {
+        self.remove(&pod.uid);
+        match self.index.get(&node) {
+            Some(at) => self.nodes[*at].add(pod.clone()),
+            None => self.homeless.entry(node.clone()).or_default().push(pod.uid.clone()),
+        }
+        self.placed.insert(pod.uid.clone(), Placed { pod, node, assumed });
+    }
+
+    /// The pod is gone, or takes up nothing any more. Answers whether it was counted.
+    pub fn remove(&mut self, uid: &str) -> bool {
+        let Some(placed) = self.placed.remove(uid) else { return false };
+        match self.index.get(&placed.node) {
+            Some(at) => self.nodes[*at].remove(uid),
+            None => {
+                if let Some(uids) = self.homeless.get_mut(&placed.node) {
+                    uids.retain(|u| **u != *uid);
+                    if uids.is_empty() {
+                        self.homeless.remove(&placed.node);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// The pod could not be bound. Nothing happens when it has been seen bound meanwhile.
+    pub fn forget(&mut self, uid: &str) {
+        if self.is_assumed(uid) {
+            self.remove(uid);
+        }
+    }
+
+    /// Whether the pod was decided and has not been seen bound.
+    pub fn is_assumed(&self, uid: &str) -> bool {
+        self.placed.get(uid).is_some_and(|placed| placed.assumed)
+    }
+
+    /// Takes in a Service's selector, or forgets it.
+    pub fn set_service(&mut self, namespace: &str, name: &str, selector: Option<ServiceSelector>) {
+        let services = self.services.entry(namespace.to_owned()).or_default();
+        services.retain(|(n, _)| n != name);
+        if let Some(selector) = selector {
+            services.push((name.to_owned(), selector));
+        }
+        if services.is_empty() {
+            self.services.remove(namespace);
+        }
+    }
+
+    /// The selectors of the Services that the pod is behind.
+    pub fn services_of<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a ServiceSelector> {
+        let services = self.services.get(&pod.key.namespace).into_iter().flatten();
+        services.map(|(_, selector)| selector).filter(|selector| selector.selects(pod))
     }
 }

@@ -1,59 +1,114 @@
-//! The rules that refuse a node: a file a rule, each a pure function of the node and the pod, with
-//! the reason in Kubernetes' words.
+//! The filters: one file a rule, each says why a node cannot take a pod, in Kubernetes' words.
+//!
+//! They run in Kubernetes' order; the first rule that refuses a node ends its run.
 
-mod host_ports;
-mod node_affinity;
-mod node_name;
+pub mod affinity;
+mod name;
+mod ports;
 mod resources;
-mod taints;
+pub mod taints;
 mod unschedulable;
 
-pub use node_affinity::term_matches;
+use std::fmt;
+use std::sync::Arc;
 
-use super::model::Pod;
+use super::pod::Pod;
 use super::snapshot::NodeInfo;
 
-/// A rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Which rule refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum Rule {
-    Unschedulable,
-    NodeName,
-    Taints,
-    NodeAffinity,
-    HostPorts,
-    Resources,
+    Unschedulable = 1,
+    Name = 2,
+    Taints = 4,
+    Affinity = 8,
+    Ports = 16,
+    Resources = 32,
 }
 
-/// Why a node was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    pub rule: Rule,
-    /// As `Insufficient cpu`; several where one rule has several.
-    pub reasons: Vec<String>,
-}
+/// Several rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rules(u8);
 
-type Check = fn(&NodeInfo, &Pod) -> Result<(), Vec<String>>;
+impl Rules {
+    /// Every rule.
+    pub const ALL: Self = Self(63);
 
-/// In the order of Kubernetes: what is cheap and refuses much first.
-const RULES: [(Rule, Check); 6] = [
-    (Rule::Unschedulable, unschedulable::check),
-    (Rule::NodeName, node_name::check),
-    (Rule::Taints, taints::check),
-    (Rule::NodeAffinity, node_affinity::check),
-    (Rule::HostPorts, host_ports::check),
-    (Rule::Resources, resources::check),
-];
-
-/// Whether the pod may run on the node: the first rule that refuses says why not.
-///
-/// # Errors
-/// The refusal.
-pub fn admit(info: &NodeInfo, pod: &Pod) -> Result<(), Refusal> {
-    for (rule, check) in RULES {
-        check(info, pod).map_err(|reasons| Refusal { rule, reasons })?;
+    /// Adds a rule.
+    #[must_use]
+    pub fn with(self, rule: Rule) -> Self {
+        Self(self.0 | rule as u8)
     }
-    Ok(())
+
+    /// Whether a rule is in both.
+    pub fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
 }
 
-#[cfg(test)]
-mod tests;
+/// Why a node cannot take a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Unschedulable,
+    Name,
+    Taint { key: Arc<str>, value: Arc<str> },
+    Affinity,
+    Ports,
+    TooManyPods,
+    Insufficient(Arc<str>),
+}
+
+impl Reason {
+    /// The rule that gives it.
+    pub fn rule(&self) -> Rule {
+        match self {
+            Self::Unschedulable => Rule::Unschedulable,
+            Self::Name => Rule::Name,
+            Self::Taint { .. } => Rule::Taints,
+            Self::Affinity => Rule::Affinity,
+            Self::Ports => Rule::Ports,
+            Self::TooManyPods | Self::Insufficient(_) => Rule::Resources,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unschedulable => f.write_str("node(s) were unschedulable"),
+            Self::Name => f.write_str("node(s) didn't match the requested node name"),
+            Self::Taint { key, value } => {
+                write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
+            }
+            Self::Affinity => f.write_str("node(s) didn't match Pod's node affinity/selector"),
+            Self::Ports => {
+                f.write_str("node(s) didn't have free ports for the requested pod ports")
+            }
+            Self::TooManyPods => f.write_str("Too many pods"),
+            Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+        }
+    }
+}
+
+/// Tells `refuse` why the node cannot take the pod. Answers whether it can.
+pub fn passes(pod: &Pod, info: &NodeInfo, mut refuse: impl FnMut(Reason)) -> bool {
+    let node = &*info.node;
+    let refused = unschedulable::check(pod, node)
+        .or_else(|| name::check(pod, node))
+        .or_else(|| taints::check(pod, node))
+        .or_else(|| affinity::check(pod, node))
+        .or_else(|| ports::check(pod, info));
+    match refused {
+        Some(reason) => {
+            refuse(reason);
+            false
+        }
+        None => resources::check(pod, info, refuse),
+    }
+}

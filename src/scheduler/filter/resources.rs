@@ -1,25 +1,33 @@
-//! What a pod asks for must be left on the node, and a place among its pods.
+//! What a pod requests must fit into what the node has left; so must one more pod.
 
-use crate::scheduler::model::Pod;
+use super::Reason;
+use crate::scheduler::pod::Pod;
 use crate::scheduler::snapshot::NodeInfo;
 
-pub fn check(info: &NodeInfo, pod: &Pod) -> Result<(), Vec<String>> {
-    let (wanted, claimed, all) = (&pod.requests, &info.claimed, &info.node.allocatable);
-    let mut reasons = Vec::new();
-    if info.pods.len() as i64 >= info.node.pods_max {
-        reasons.push("Too many pods".to_owned());
-    }
-    let mut need = |name: &str, wanted: i64, claimed: i64, all: i64| {
-        if wanted > 0 && wanted > all.saturating_sub(claimed) {
-            reasons.push(format!("Insufficient {name}"));
-        }
+pub fn check(pod: &Pod, info: &NodeInfo, mut refuse: impl FnMut(Reason)) -> bool {
+    let (has, used, wants) = (&info.node.allocatable, &info.used, &pod.requests);
+    let mut fits = true;
+    let mut lacking = |reason| {
+        fits = false;
+        refuse(reason);
     };
-    need("cpu", wanted.cpu_milli, claimed.cpu_milli, all.cpu_milli);
-    need("memory", wanted.memory_bytes, claimed.memory_bytes, all.memory_bytes);
-    need("ephemeral-storage", wanted.ephemeral_bytes, claimed.ephemeral_bytes, all.ephemeral_bytes);
-    for (name, amount) in &wanted.extended {
-        let of = |r: &std::collections::BTreeMap<String, i64>| r.get(name).copied().unwrap_or(0);
-        need(name, *amount, of(&claimed.extended), of(&all.extended));
+    if used.pods + 1 > has.pods {
+        lacking(Reason::TooManyPods);
     }
-    if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    let short = |wants: i64, has: i64, used: i64| wants > 0 && wants > has - used;
+    if short(wants.cpu_milli, has.cpu_milli, used.cpu_milli) {
+        lacking(Reason::Insufficient("cpu".into()));
+    }
+    if short(wants.memory, has.memory, used.memory) {
+        lacking(Reason::Insufficient("memory".into()));
+    }
+    if short(wants.ephemeral, has.ephemeral, used.ephemeral) {
+        lacking(Reason::Insufficient("ephemeral-storage".into()));
+    }
+    for (name, amount) in &wants.extended {
+        if short(*amount, has.extended(name), used.extended(name)) {
+            lacking(Reason::Insufficient(name.clone()));
+        }
+    }
+    fits
 }

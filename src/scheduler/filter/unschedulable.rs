@@ -1,16 +1,19 @@
-//! A cordoned node takes no pods, but those that tolerate the taint of that name.
+//! A cordoned node takes only pods that tolerate its `node.kubernetes.io/unschedulable` taint.
 
-use crate::scheduler::model::{Pod, Taint};
-use crate::scheduler::snapshot::NodeInfo;
+use k8s_openapi::api::core::v1::Taint;
 
-pub fn check(info: &NodeInfo, pod: &Pod) -> Result<(), Vec<String>> {
+use super::{Reason, taints};
+use crate::scheduler::pod::Pod;
+use crate::scheduler::snapshot::Node;
+
+pub fn check(pod: &Pod, node: &Node) -> Option<Reason> {
+    if !node.unschedulable {
+        return None;
+    }
     let taint = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
-        value: String::new(),
         effect: "NoSchedule".to_owned(),
+        ..Taint::default()
     };
-    if info.node.unschedulable && !pod.tolerations.iter().any(|t| t.tolerates(&taint)) {
-        return Err(vec!["node(s) were unschedulable".to_owned()]);
-    }
-    Ok(())
+    (!taints::tolerated(&pod.tolerations, &taint)).then_some(Reason::Unschedulable)
 }

@@ -1,67 +1,53 @@
-//! The rules that rank the nodes that may run a pod: a file a rule. Each gives 0 to 100; they are
-//! added with Kubernetes' weights.
+//! The scores: one file a rule, each gives a node 0 to 100, the higher the better.
+//!
+//! A rule that compares nodes with each other first gives every node a number of its own, which
+//! [`scale`] then brings to 0..=100 by the largest among the nodes at hand.
 
-mod allocation;
-mod balance;
-mod node_affinity;
+mod affinity;
+mod resources;
 mod spread;
 mod taints;
 
-use super::config::Scoring;
-use super::model::Pod;
-use super::snapshot::NodeInfo;
+use super::Policy;
+use super::pod::Pod;
+use super::snapshot::{NodeInfo, Snapshot};
 
-/// Best score of one rule.
-pub const SCORE_MAX: i64 = 100;
+const MAX: i64 = 100;
 
-/// Ranks nodes: the score of each, in their order.
-pub fn rank(nodes: &[&NodeInfo], pod: &Pod, scoring: Scoring) -> Vec<i64> {
-    let rules: [(i64, Vec<i64>); 5] = [
-        (1, nodes.iter().map(|n| allocation::score(n, pod, scoring)).collect()),
-        (1, nodes.iter().map(|n| balance::score(n, pod)).collect()),
-        (2, normalize(nodes.iter().map(|n| spread::count(n, pod)).collect(), Best::Lowest)),
-        (3, normalize(nodes.iter().map(|n| taints::count(n, pod)).collect(), Best::Lowest)),
-        (
-            2,
-            normalize(nodes.iter().map(|n| node_affinity::weight(n, pod)).collect(), Best::Highest),
-        ),
-    ];
-    (0..nodes.len())
-        .map(|i| {
-            rules
-                .iter()
-                .enumerate()
-                // Packing means that the copies of one owner come together, too.
-                .filter(|(rule, _)| *rule != 2 || scoring == Scoring::Spread)
-                .map(|(_, (weight, scores))| weight * scores[i])
-                .sum()
+/// How much a rule weighs, as in Kubernetes.
+const TAINTS: i64 = 3;
+const AFFINITY: i64 = 2;
+const SPREAD: i64 = 2;
+const FIT: i64 = 1;
+const BALANCE: i64 = 1;
+
+/// The sum for each of `nodes`, in their order.
+pub fn total(pod: &Pod, nodes: &[&NodeInfo], snapshot: &Snapshot, policy: &Policy) -> Vec<i64> {
+    let mut sums: Vec<i64> = nodes
+        .iter()
+        .map(|info| {
+            FIT * resources::fit(pod, info, policy.packing)
+                + BALANCE * resources::balance(pod, info)
         })
-        .collect()
+        .collect();
+    let mut add = |weight: i64, numbers: Option<Vec<i64>>, most_is_best: bool| {
+        let Some(mut numbers) = numbers else { return };
+        scale(&mut numbers, most_is_best);
+        for (sum, number) in sums.iter_mut().zip(numbers) {
+            *sum += weight * number;
+        }
+    };
+    add(TAINTS, taints::numbers(pod, nodes), false);
+    add(AFFINITY, affinity::numbers(pod, nodes), true);
+    add(SPREAD, spread::numbers(pod, nodes, snapshot), false);
+    sums
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Best {
-    Lowest,
-    Highest,
+/// Brings numbers to 0..=100 by their largest; where the least is best the other way round.
+fn scale(numbers: &mut [i64], most_is_best: bool) {
+    let largest = numbers.iter().copied().max().unwrap_or(0);
+    for number in numbers {
+        let share = if largest == 0 { 0 } else { MAX * *number / largest };
+        *number = if most_is_best { share } else { MAX - share };
+    }
 }
-
-/// Stretches raw numbers so that the largest is 100, or 0 where the lowest is best.
-fn normalize(raw: Vec<i64>, best: Best) -> Vec<i64> {
-    let most = raw.iter().copied().max().unwrap_or(0);
-    raw.into_iter()
-        .map(|n| match best {
-            _ if most == 0 => {
-                if best == Best::Lowest {
-                    SCORE_MAX
-                } else {
-                    0
-                }
-            }
-            Best::Lowest => SCORE_MAX - n * SCORE_MAX / most,
-            Best::Highest => n * SCORE_MAX / most,
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests;

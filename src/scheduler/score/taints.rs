@@ -1,9 +1,18 @@
-//! How many `PreferNoSchedule` taints the pod does not tolerate.
+//! Taints with effect PreferNoSchedule that the pod does not tolerate: the fewer the better.
 
-use crate::scheduler::model::Pod;
+use crate::scheduler::filter::taints::tolerated;
+use crate::scheduler::pod::Pod;
 use crate::scheduler::snapshot::NodeInfo;
 
-pub fn count(info: &NodeInfo, pod: &Pod) -> i64 {
-    let soft = info.node.taints.iter().filter(|t| t.effect == "PreferNoSchedule");
-    soft.filter(|t| !pod.tolerations.iter().any(|o| o.tolerates(t))).count() as i64
+/// `None` where no node has such a taint.
+pub fn numbers(pod: &Pod, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
+    let soft = |info: &&NodeInfo| info.node.taints.iter().any(|t| t.effect == "PreferNoSchedule");
+    if !nodes.iter().any(soft) {
+        return None;
+    }
+    let of = |info: &&NodeInfo| {
+        let soft = info.node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
+        soft.filter(|taint| !tolerated(&pod.tolerations, taint)).count() as i64
+    };
+    Some(nodes.iter().map(of).collect())
 }
