@@ -3,6 +3,12 @@
 
 use async_trait::async_trait;
 
+pub mod default_tolerations;
+pub mod namespace_lifecycle;
+pub mod priority;
+pub mod service_account;
+pub mod taint_nodes;
+
 use super::auth::{Attributes, UserInfo};
 use crate::api::Object;
 use crate::api::status::ApiError;
@@ -53,3 +59,6 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
