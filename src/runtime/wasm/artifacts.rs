@@ -89,7 +89,7 @@ impl Artifacts {
         };
         private_dir(&config.state_dir).map_err(at(&config.state_dir))?;
         private_dir(&dir).map_err(at(&dir))?;
-        remove_leftovers(&dir).map_err(at(&dir))?;
+        remove_leftovers(&dir, &engines.compatibility).map_err(at(&dir))?;
         let key_file = config.state_dir.join("artifact.key");
         let key = load_key(&key_file).map_err(at(&key_file))?;
         let linkers = engines
@@ -347,12 +347,13 @@ fn private_dir(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
 }
 
-/// Half-written files of a process that was killed.
-fn remove_leftovers(dir: &Path) -> io::Result<()> {
+/// Removes half-written files of a process that was killed, and what other engines compiled.
+fn remove_leftovers(dir: &Path, compatibility: &str) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(b"tmp-") {
-            fs::remove_file(entry.path())?;
+        let path = entry?.path();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if !stem.ends_with(compatibility) || stem.starts_with("tmp-") {
+            fs::remove_file(path)?;
         }
     }
     Ok(())

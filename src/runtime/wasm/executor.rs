@@ -6,9 +6,10 @@
 //!  fast ──────────────▶ slow    slow ──────────────▶ fast
 //! ```
 //!
-//! Heat is time spent inside `poll`, cooling at a tenth of the wall clock: a guest that takes more
-//! than a tenth of a core for long moves to where it delays nobody, and comes back when it is calm.
-//! Every poll ends within a millisecond or two, by the epoch.
+//! Heat is time spent inside `poll`, cooling at a tenth of the time that the guest waits for
+//! something: a guest that takes more than a tenth of a core for long moves to where it delays
+//! nobody, and comes back when it is calm. Waiting for its turn cools nobody, or a crowd of busy
+//! loops would look calm. Every poll ends within a millisecond or two, by the epoch.
 //!
 //! A cpu limit is a token bucket on the same time: who has none left is not polled until there is.
 
@@ -16,11 +17,12 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::{JoinError, JoinHandle};
@@ -30,7 +32,10 @@ use super::engine::Engines;
 
 const HOT: Duration = Duration::from_millis(5);
 
-/// Heat lost a second of wall clock, in seconds.
+/// No guest gets hotter: what it did long ago does not count for ever.
+const HOTTEST: Duration = Duration::from_millis(20);
+
+/// Heat lost in a second of waiting for something, in seconds.
 const COOLING: f64 = 0.1;
 
 /// The bucket of a cpu limit holds what the limit gives in this time.
@@ -145,7 +150,7 @@ impl Executor {
             meter,
             engines: self.engines.clone(),
             heat: Duration::ZERO,
-            heated: Instant::now(),
+            wakes: Arc::new(Wakes::default()),
             asleep: None,
         };
         GuestTask(Some(self.handle().spawn(travel(seat, slow))))
@@ -205,51 +210,91 @@ async fn travel<T: Send + 'static>(seat: Seat<T>, slow: Handle) -> T {
     }
 }
 
+/// Passes wakes on, and notes how long the guest had waited for the first.
+#[derive(Default)]
+struct Wakes {
+    task: AtomicWaker,
+    /// When the last poll returned; `None` while polled, and once woken.
+    waiting_since: Mutex<Option<Instant>>,
+    /// Woken since the last poll began.
+    woken: AtomicBool,
+    waited_ns: AtomicU64,
+}
+
+impl Wakes {
+    fn poll_begins(&self, cx: &Context<'_>) -> Duration {
+        self.task.register(cx.waker());
+        self.woken.store(false, Ordering::SeqCst);
+        *self.waiting_since.lock() = None;
+        Duration::from_nanos(self.waited_ns.swap(0, Ordering::Relaxed))
+    }
+
+    fn poll_ended(&self, at: Instant) {
+        let mut since = self.waiting_since.lock();
+        // Woken while it was polled, as by every tick of the epoch: it does not wait.
+        if !self.woken.load(Ordering::SeqCst) {
+            *since = Some(at);
+        }
+    }
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.woken.swap(true, Ordering::SeqCst)
+            && let Some(since) = self.waiting_since.lock().take()
+        {
+            self.waited_ns.store(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        }
+        self.task.wake();
+    }
+}
+
 /// A guest with its accounts.
 struct Seat<T> {
     guest: BoxFuture<'static, T>,
     meter: Arc<Meter>,
     engines: Arc<Engines>,
     heat: Duration,
-    heated: Instant,
+    wakes: Arc<Wakes>,
     asleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> Seat<T> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<T> {
-        let debt = match &mut self.asleep {
-            Some(sleep) => {
-                std::task::ready!(sleep.as_mut().poll(cx));
-                self.asleep = None;
-                self.meter.debt()
-            }
-            None => self.meter.debt(),
-        };
+        if let Some(sleep) = &mut self.asleep {
+            std::task::ready!(sleep.as_mut().poll(cx));
+            self.asleep = None;
+        }
+        let debt = self.meter.debt();
         if !debt.is_zero() {
             let mut sleep = Box::pin(tokio::time::sleep(debt));
-            let polled = sleep.as_mut().poll(cx);
-            self.asleep = Some(sleep);
-            if polled.is_ready() {
+            if sleep.as_mut().poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
+            self.asleep = Some(sleep);
             return Poll::Pending;
         }
+        let cooled = self.wakes.poll_begins(cx).mul_f64(COOLING);
+        let waker = Waker::from(self.wakes.clone());
         let start = Instant::now();
-        let cooled = start.saturating_duration_since(self.heated).mul_f64(COOLING);
         let polled = {
             let _ticking = self.engines.ticker.polled();
-            self.guest.as_mut().poll(cx)
+            self.guest.as_mut().poll(&mut Context::from_waker(&waker))
         };
-        self.heated = Instant::now();
-        let spent = self.heated - start;
-        self.heat = self.heat.saturating_sub(cooled) + spent;
-        self.meter.charge(spent);
+        let end = Instant::now();
+        self.wakes.poll_ended(end);
+        self.heat = (self.heat.saturating_sub(cooled) + (end - start)).min(HOTTEST);
+        self.meter.charge(end - start);
         polled
     }
 
     fn calm(&self) -> bool {
-        let idle = self.heated.elapsed().mul_f64(COOLING);
-        self.heat.saturating_sub(idle) < HOT / 5
+        let waited = Duration::from_nanos(self.wakes.waited_ns.load(Ordering::Relaxed));
+        self.heat.saturating_sub(waited.mul_f64(COOLING)) < HOT / 5
     }
 }
 
@@ -288,5 +333,82 @@ impl<T> Future for Stay<T> {
             return Poll::Pending;
         }
         Poll::Ready(Left::Moves(self.seat.take().expect("it was there")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::RuntimeConfig;
+
+    fn executor() -> Executor {
+        let mut config = RuntimeConfig::new("unused");
+        config.instances_max = Some(16);
+        let engines = Arc::new(Engines::new(&config).expect("engines"));
+        Executor::new(engines, Some(1)).expect("threads")
+    }
+
+    fn thread() -> String {
+        std::thread::current().name().unwrap_or_default().to_string()
+    }
+
+    fn compute(time: Duration) {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn who_computes_much_moves_away_and_who_waited_long_comes_back() {
+        let executor = executor();
+        let visited = executor.spawn(Meter::new(None), async {
+            let mut visited = vec![thread()];
+            for _ in 0..8 {
+                compute(Duration::from_millis(2));
+                tokio::task::yield_now().await;
+            }
+            visited.push(thread());
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            visited.push(thread());
+            visited
+        });
+        let visited = executor.handle().block_on(visited).expect("it ended");
+        assert_eq!(visited, ["wasm", "wasm-slow", "wasm"]);
+    }
+
+    #[test]
+    fn a_crowd_of_busy_loops_never_looks_calm() {
+        let executor = executor();
+        let crowd: Vec<_> = (0..8)
+            .map(|_| {
+                executor.spawn(Meter::new(None), async {
+                    let mut fast = 0;
+                    for _ in 0..60 {
+                        compute(Duration::from_millis(1));
+                        tokio::task::yield_now().await;
+                        fast += u32::from(thread() == "wasm");
+                    }
+                    fast
+                })
+            })
+            .collect();
+        for task in crowd {
+            let fast = executor.handle().block_on(task).expect("it ended");
+            assert!(fast < 10, "{fast} of 60 turns were taken on the fast threads");
+        }
+    }
+
+    #[test]
+    fn an_empty_bucket_is_a_debt_in_time() {
+        let meter = Meter::new(Some(100));
+        assert_eq!(meter.debt(), Duration::ZERO);
+        meter.charge(Duration::from_millis(20));
+        let debt = meter.debt();
+        assert!(debt > Duration::from_millis(50), "{debt:?} for 10 ms at a tenth of a core");
+        assert_eq!(meter.used(), Duration::from_millis(20));
+        let free = Meter::new(None);
+        free.charge(Duration::from_secs(9));
+        assert_eq!(free.debt(), Duration::ZERO);
     }
 }

@@ -204,6 +204,8 @@ impl Runtime {
         running: &Arc<Running>,
         code: &Arc<Code>,
     ) -> Result<(), StartError> {
+        // Nobody writes to a handler, and nobody needs to tell it to end.
+        running.context.stdin.end();
         let (this, code) = (running.clone(), code.clone());
         let slots = self.slots.clone();
         let tried = self.executor.spawn(running.meter.clone(), async move {
