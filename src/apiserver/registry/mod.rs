@@ -123,6 +123,26 @@ impl Registry {
         &self.clock
     }
 
+    /// How many watches are open.
+    pub(super) fn watchers(&self) -> usize {
+        self.hubs.watchers()
+    }
+
+    /// A random number in `0.0..1.0`.
+    pub(super) fn fraction(&self) -> f64 {
+        self.rng.lock().fraction()
+    }
+
+    /// Whether the store takes requests.
+    pub(super) async fn is_open(&self) -> bool {
+        self.store.get("/healthz").await.is_ok()
+    }
+
+    /// How many objects of a kind there are.
+    pub(super) async fn count(&self, kind: &crate::api::kinds::Kind) -> Result<u64, ApiError> {
+        self.store.count(&kind.prefix(None)).await.map_err(|e| store_error(&e))
+    }
+
     pub(super) fn hook(&self, resource: &Resource) -> Option<&Arc<dyn Hook>> {
         if self.hooks.is_empty() {
             return None;
@@ -261,7 +281,7 @@ impl Registry {
         let call = Call::internal(&resource, &namespace, "update");
         let target = update::Target { resource: &resource, namespace: &namespace, name: &name };
         let change = |_: &Object| Ok(object.clone());
-        let written = self.update_as(&call, target, part, true, &change).await?;
+        let written = self.update_as(&call, target, Some(part), true, &change).await?;
         encoding::decode(&resource, &written.entry)
     }
 
@@ -307,10 +327,10 @@ pub(super) fn store_error(error: &StoreError) -> ApiError {
             }],
             "retryAfterSeconds": RETRY_SECONDS,
         })),
-        StoreError::TooSlow(_) => ApiError::new(Reason::Expired, error.to_string()),
         StoreError::Closed => {
             ApiError::new(Reason::ServiceUnavailable, "the server is shutting down")
         }
+        StoreError::TooSlow(_) => ApiError::new(Reason::Expired, error.to_string()),
         StoreError::NoSpace(_) => ApiError::new(Reason::ServiceUnavailable, error.to_string()),
         StoreError::Conflict(_) | StoreError::Engine(_) => ApiError::internal(error),
     }

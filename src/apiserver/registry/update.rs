@@ -48,7 +48,8 @@ impl Target<'_> {
 pub type Change<'a> = dyn Fn(&Object) -> Result<Object, ApiError> + Send + Sync + 'a;
 
 impl Registry {
-    /// Change an object. `replaces`: the new object came whole from the client, so a missing
+    /// Change an object. `part`: what the write is about; `None` for a subresource whose `change`
+    /// touches by itself only what it may. `replaces`: the new object came whole from the client, so a missing
     /// resourceVersion means "whatever is there now" and a missing object may be created where
     /// the kind allows it.
     ///
@@ -58,15 +59,16 @@ impl Registry {
         &self,
         call: &Call<'_>,
         target: Target<'_>,
-        part: Part,
+        part: Option<Part>,
         replaces: bool,
         change: &Change<'_>,
     ) -> Result<Written, ApiError> {
         let key = target.key();
         for _ in 0..TRIES {
             let Some(entry) = self.store.get(&key).await.map_err(|e| store_error(&e))? else {
-                let creates =
-                    replaces && part == Part::Main && target.resource.strategy.creates_on_update();
+                let creates = replaces
+                    && part == Some(Part::Main)
+                    && target.resource.strategy.creates_on_update();
                 if !creates {
                     return Err(target.not_found());
                 }
@@ -129,7 +131,7 @@ impl Registry {
         &self,
         call: &Call<'_>,
         target: Target<'_>,
-        part: Part,
+        part: Option<Part>,
         entry: &Entry,
         old: &Object,
         new: &mut Object,
@@ -138,7 +140,9 @@ impl Registry {
         let strategy = &resource.strategy;
         meta::prepare_change(resource, target.namespace, target.name, new, old)?;
         strategy.default(new);
-        strategy.prepare_update(part, new, old);
+        if let Some(part) = part {
+            strategy.prepare_update(part, new, old);
+        }
         call.admit(Operation::Update, resource, Some(old), new).await?;
         strategy.default(new);
         if strategy.generation_changes(new, old) == Some(true) {
@@ -150,10 +154,12 @@ impl Registry {
             None => None,
         };
         let mut errors = meta::check_change(new, old);
-        if part == Part::Main {
+        if part != Some(Part::Status) {
             errors.extend(strategy.validate(new));
         }
-        errors.extend(strategy.validate_update(part, new, old));
+        if let Some(part) = part {
+            errors.extend(strategy.validate_update(part, new, old));
+        }
         self.refuse_invalid(resource, new, errors)?;
         call.check(Operation::Update, resource, Some(old), new).await?;
         let warnings = strategy.warnings(new);
