@@ -90,7 +90,7 @@ impl Resources {
 /// What the filters count of a pod, and what the scores count (where a container asks for no cpu
 /// or no memory they assume some, so that such pods spread as well).
 pub fn of_pod(spec: &PodSpec) -> (Resources, Resources) {
-    let asked = total(spec, |container| requests(container));
+    let asked = total(spec, requests);
     let scored = total(spec, |container| {
         let mut requests = requests(container);
         if requests.cpu_milli == 0 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1;
 use serde_json::json;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::SchedulerConfig;
 use super::plan::{NodeName, Unschedulable};
@@ -112,7 +113,11 @@ async fn lead(client: kube::Client, config: SchedulerConfig, clock: SharedClock,
             }
             let Some(step) = state.next(clock.monotonic()) else { break };
             let effects = effects.clone();
-            in_flight.spawn(effects.carry_out(step));
+            let key = match &step {
+                Step::Bind { pod, .. } | Step::Refuse { pod, .. } => &pod.key,
+            };
+            let span = tracing::info_span!("schedule", ns = key.namespace, pod = key.name);
+            in_flight.spawn(effects.carry_out(step).instrument(span));
         }
     }
 }
@@ -168,7 +173,7 @@ impl Effects {
             Err(error) => {
                 // Gone, or bound by someone else: the informer tells.
                 let again = !rest::is_not_found(&error) && !rest::is_conflict(&error);
-                tracing::info!(pod = %pod.key, %node, %error, "the pod could not be bound");
+                tracing::info!(%node, %error, "the pod could not be bound");
                 if again {
                     let message = format!("binding to {node} failed: {error}");
                     self.recorder.event(
@@ -212,7 +217,7 @@ impl Effects {
             && !rest::is_not_found(&error)
             && !rest::is_conflict(&error)
         {
-            tracing::info!(pod = %pod.key, %error, "the condition could not be written");
+            tracing::info!(%error, "the condition could not be written");
         }
         Done::Told
     }

@@ -48,6 +48,11 @@ fn wants(cpu: &str, memory: &str) -> Value {
     json!({"spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}})
 }
 
+fn extended(name: &str, count: &str) -> Value {
+    let requests = json!({name: count});
+    json!({"spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}})
+}
+
 fn cluster(nodes: impl IntoIterator<Item = Arc<Node>>) -> Snapshot {
     let mut snapshot = Snapshot::default();
     for node in nodes {
@@ -127,6 +132,17 @@ fn each_rule_refuses_in_kubernetes_words() {
             json!({"metadata": {"labels": {"disk": "ssd"}}}),
             json!({"spec": {"nodeSelector": {"disk": "ssd"}}}),
             "goes to n",
+        ),
+        (
+            json!({}),
+            json!({"spec": {"nodeName": "other"}}),
+            "0/1 nodes are available: 1 node(s) didn't match the requested node name.",
+        ),
+        (json!({}), wants("2", "1Gi"), "goes to n"),
+        (
+            json!({"status": {"allocatable": {"example.com/gpu": "1"}}}),
+            extended("example.com/gpu", "2"),
+            "0/1 nodes are available: 1 Insufficient example.com/gpu.",
         ),
         (sized(), affinity("In", json!(["10", "20"])), "goes to n"),
         (sized(), affinity("In", json!(["20"])), label),
