@@ -10,19 +10,25 @@
 //!      └───── status patch ◀──────────┘
 //! ```
 
+pub mod access;
 pub mod addresses;
 mod admit;
 pub mod agent;
+pub mod api;
 pub mod config;
+pub mod join;
 pub mod lease;
 pub mod logs;
 pub mod machine;
+pub mod peers;
 pub mod pod;
 pub mod register;
 pub mod resources;
+mod run;
 pub mod sources;
 pub mod store;
 pub mod tables;
 pub mod tokens;
 
 pub use config::{AgentArgs, AgentConfig, ApiAccess, ConfigError, LeaseSettings, LogSettings};
+pub use run::{AgentError, run};
