@@ -3,6 +3,7 @@
 //! **Invariant:** this is the only room that touches [`crate::store`].
 
 pub mod admission;
+pub mod allocate;
 pub mod answers;
 pub mod attrs;
 pub mod auth;
@@ -11,6 +12,7 @@ pub mod catalog;
 pub mod discovery;
 pub mod encoding;
 pub mod filter;
+pub mod listen;
 mod metrics;
 pub mod negotiate;
 pub mod nodes;

@@ -2,14 +2,9 @@
 //! that the agent dialled, or to the node's address.
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
 
-/// What can go wrong in a body.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A streamed body.
-pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+use crate::link::tunnel::{TunnelError, Tunnels};
+pub use crate::link::{Body, BoxError};
 
 /// Why a node was not reached.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -34,4 +29,19 @@ pub trait NodeDialer: Send + Sync + 'static {
         node: &str,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, DialError>;
+}
+
+/// Through the connections that the agents dialled.
+#[async_trait]
+impl NodeDialer for Tunnels {
+    async fn request(
+        &self,
+        node: &str,
+        request: http::Request<Body>,
+    ) -> Result<http::Response<Body>, DialError> {
+        Tunnels::request(self, node, request).await.map_err(|error| match error {
+            TunnelError::NotConnected(node) => DialError::NoRoute(node),
+            other => DialError::Failed { node: node.to_owned(), why: other.to_string() },
+        })
+    }
 }

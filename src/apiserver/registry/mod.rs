@@ -128,6 +128,11 @@ impl Registry {
         self.hubs.watchers()
     }
 
+    /// End every watch of clients: the server is about to stop.
+    pub fn end_watches(&self) {
+        self.hubs.end();
+    }
+
     /// A random number in `0.0..1.0`.
     pub(super) fn fraction(&self) -> f64 {
         self.rng.lock().fraction()

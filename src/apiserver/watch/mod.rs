@@ -29,6 +29,7 @@ pub use told::Told;
 pub use watcher::{WatchOptions, Watcher};
 
 use crate::apiserver::catalog::Resource;
+use crate::base::shutdown::Shutdown;
 use crate::store::{Revision, Store, StoreError};
 
 /// How many events may wait for one watcher.
@@ -39,6 +40,7 @@ pub struct Hubs {
     store: Arc<dyn Store>,
     hubs: Mutex<HashMap<String, Arc<Hub>>>,
     watchers: Arc<AtomicUsize>,
+    ending: Shutdown,
 }
 
 /// Counts a watcher for as long as it lives.
@@ -57,18 +59,25 @@ pub(in crate::apiserver::watch) struct Subscription {
     /// The queue holds every event after this one.
     pub joined: Revision,
     pub hub: Arc<Hub>,
+    /// Every watch ends when this does.
+    pub ending: Shutdown,
     _counted: Counted,
 }
 
 impl Hubs {
     /// No hub runs yet.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, hubs: Mutex::default(), watchers: Arc::default() }
+        Self { store, hubs: Mutex::default(), watchers: Arc::default(), ending: Shutdown::new() }
     }
 
     /// How many watchers there are now.
     pub fn watchers(&self) -> usize {
         self.watchers.load(Ordering::Relaxed)
+    }
+
+    /// End every watch, now and from now on.
+    pub fn end(&self) {
+        self.ending.cancel();
     }
 
     /// Queue every event of a kind that `interest` names, from the hub's position on.
@@ -86,6 +95,7 @@ impl Hubs {
         let (queue, joined) = hub.join(&self.store, interest, QUEUE).await?;
         self.watchers.fetch_add(1, Ordering::Relaxed);
         let counted = Counted(self.watchers.clone());
-        Ok(Subscription { queue, joined, hub, _counted: counted })
+        let ending = self.ending.clone();
+        Ok(Subscription { queue, joined, hub, ending, _counted: counted })
     }
 }

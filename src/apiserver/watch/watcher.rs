@@ -216,6 +216,7 @@ impl Watcher {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(self.deadline) => self.ended = true,
+                () = self.subscription.ending.cancelled() => self.ended = true,
                 told = self.subscription.queue.recv() => match told {
                     Some(told) => self.tell(&told),
                     None => self.ended = true,
