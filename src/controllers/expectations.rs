@@ -77,6 +77,11 @@ impl Expectations {
         }
     }
 
+    /// Whether the deletion of `uid` for `owner` has not shown yet.
+    pub fn is_deleting(&self, owner: &str, uid: &str) -> bool {
+        self.0.lock().get(owner).is_some_and(|pending| pending.deletes.contains(uid))
+    }
+
     /// `owner` is gone.
     pub fn forget(&self, owner: &str) {
         self.0.lock().remove(owner);

@@ -36,6 +36,8 @@ pub(crate) mod replicaset;
 pub(crate) mod root_ca;
 pub(crate) mod selector;
 pub(crate) mod service_account;
+#[cfg(test)]
+mod simulation;
 pub(crate) mod view;
 
 use std::sync::Arc;

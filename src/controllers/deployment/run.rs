@@ -15,6 +15,7 @@ use crate::client::meta::{Key, controller_of, reference};
 use crate::client::rest;
 use crate::client::workqueue::{Outcome, WorkQueue};
 use crate::controllers::context::{Context, quiet_conflict};
+use crate::controllers::expectations::Expectations;
 use crate::controllers::selector;
 use crate::controllers::view::{POD_TEMPLATE_HASH, Templated, digest};
 
@@ -25,14 +26,18 @@ type Sets = Vec<Arc<Templated<ReplicaSet>>>;
 struct Controller {
     context: Context,
     recorder: Recorder,
+    /// Sets that were written and whose new state the informer does not show yet, by Deployment:
+    /// sizes computed without them could add up to more than is allowed.
+    expectations: Arc<Expectations>,
 }
 
 /// Runs until the context's shutdown.
 pub(crate) async fn run(context: Context) {
     let queue = WorkQueue::new(context.seed("deployment"));
-    watch(&context, &queue);
+    let expectations = Arc::new(Expectations::default());
+    watch(&context, &queue, &expectations);
     let recorder = context.recorder("deployment-controller");
-    let controller = Arc::new(Controller { recorder, context: context.clone() });
+    let controller = Arc::new(Controller { recorder, expectations, context: context.clone() });
     let reconcile = move |key: Key| {
         let controller = controller.clone();
         async move { quiet_conflict(controller.reconcile(&key).await) }
@@ -40,14 +45,34 @@ pub(crate) async fn run(context: Context) {
     queue.run("deployment", WORKERS, context.shutdown.clone(), reconcile).await;
 }
 
-fn watch(context: &Context, queue: &WorkQueue<Key>) {
+/// One state of a set.
+fn version(name: &str, resource_version: &str) -> String {
+    format!("{name}@{resource_version}")
+}
+
+fn watch(context: &Context, queue: &WorkQueue<Key>, expectations: &Arc<Expectations>) {
     let informers = &context.informers;
-    let to = queue.clone();
-    informers.deployments.on_change(move |change| to.add(change.key.clone()));
+    let (to, gone) = (queue.clone(), expectations.clone());
+    informers.deployments.on_change(move |change| {
+        if let (Some(old), None) = (change.old, change.new) {
+            gone.forget(old.object.metadata.uid.as_deref().unwrap_or_default());
+        }
+        to.add(change.key.clone());
+    });
     let (to, deployments) = (queue.clone(), informers.deployments.clone());
+    let seen = expectations.clone();
     informers.replica_sets.on_change(move |change| {
-        for set in [change.old, change.new].into_iter().flatten() {
+        for (set, is_new) in [(change.old, false), (change.new, true)] {
+            let Some(set) = set else { continue };
             let meta = &set.object.metadata;
+            if let Some(owner) = controller_of(meta) {
+                if is_new {
+                    seen.created(&owner.uid, &change.key.name);
+                } else {
+                    let old = meta.resource_version.as_deref().unwrap_or_default();
+                    seen.deleted(&owner.uid, &version(&change.key.name, old));
+                }
+            }
             let namespace = meta.namespace.clone().unwrap_or_default();
             if let Some(owner) = controller_of(meta) {
                 if owner.kind == "Deployment" {
@@ -92,6 +117,10 @@ impl Controller {
         let (sets, waits) = self.claim(key, &deployment).await?;
         if waits {
             // What was adopted or released shows soon, and then this is called again.
+            return Ok(Outcome::done());
+        }
+        let uid = deployment.object.metadata.uid.as_deref().unwrap_or_default();
+        if !self.expectations.satisfied(uid, self.context.clock.monotonic()) {
             return Ok(Outcome::done());
         }
         let running = |uid: &str| {
@@ -211,6 +240,7 @@ impl Controller {
         plan: &mut Plan,
     ) -> Result<(), kube::Error> {
         let client = &self.context.client;
+        let uid = deployment.object.metadata.uid.as_deref().unwrap_or_default();
         match action {
             Action::Create { replicas, revision, annotations } => {
                 let mut set = ReplicaSet::default();
@@ -229,8 +259,13 @@ impl Controller {
                     body["spec"]["minReadySeconds"] = json!(seconds);
                 }
                 let path = rest::object::<ReplicaSet>(&key.namespace, &name);
+                let version = version(&name, &resource_version);
+                self.expectations.deleting(uid, &version, self.context.clock.monotonic());
                 let patched =
                     rest::patch::<rest::Ignored>(client, &path, rest::Patch::Merge, &body).await;
+                if patched.is_err() {
+                    self.expectations.deleted(uid, &version);
+                }
                 if rest::found(patched)?.is_some()
                     && let Some(to) = to
                 {
@@ -292,7 +327,13 @@ impl Controller {
         fill(&mut set, &live, replicas);
         let name = set.metadata.name.clone().unwrap_or_default();
         let sets = rest::collection::<ReplicaSet>(&key.namespace);
-        match rest::create::<rest::Ignored>(client, &sets, &set).await {
+        let uid = deployment.object.metadata.uid.as_deref().unwrap_or_default();
+        self.expectations.creating(uid, &name, self.context.clock.monotonic());
+        let created = rest::create::<rest::Ignored>(client, &sets, &set).await;
+        if created.is_err() {
+            self.expectations.created(uid, &name);
+        }
+        match created {
             Ok(_) => {
                 if replicas > 0 {
                     self.told_scaling(&deployment.object, &name, 0, replicas);

@@ -103,9 +103,16 @@ pub fn shrink_old<'a>(
     old: &[&'a ReplicaSet],
 ) -> Vec<(&'a ReplicaSet, i32)> {
     let old_asked: i32 = old.iter().map(|set| asked(set)).sum();
-    if old_asked == 0 {
+    // What a set reports holds only for the size that its controller has seen.
+    let stale = |set: &ReplicaSet| {
+        let seen = set.status.as_ref().and_then(|status| status.observed_generation);
+        seen.unwrap_or(0) < set.metadata.generation.unwrap_or(0)
+    };
+    if old_asked == 0 || stale(new) || old.iter().any(|set| stale(set)) {
         return Vec::new();
     }
+    // A set that was just shrunk still reports the pods that it is about to delete.
+    let available = |set: &ReplicaSet| available(set).min(asked(set));
     let floor = replicas(deployment) - max_unavailable(deployment);
     let new_unavailable = asked(new) - available(new);
     let most = old_asked + asked(new) - floor - new_unavailable;
@@ -115,7 +122,7 @@ pub fn shrink_old<'a>(
     let mut sizes: Vec<(&ReplicaSet, i32)> = old.iter().map(|set| (*set, asked(set))).collect();
     let mut left = most;
     for (set, size) in &mut sizes {
-        let unhealthy = (*size - available(set)).max(0).min(left);
+        let unhealthy = (*size - available(set)).min(left);
         *size -= unhealthy;
         left -= unhealthy;
     }

@@ -23,6 +23,8 @@ pub struct Observed<'a> {
     pub pods: &'a [Arc<Pod>],
     /// How many active pods of sets with the same owner each node has.
     pub related: &'a HashMap<String, usize>,
+    /// Whether the pod of this uid was deleted by this controller, although it does not show yet.
+    pub leaving: &'a dyn Fn(&str) -> bool,
 }
 
 /// What to do.
@@ -56,6 +58,13 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let uid = set.metadata.uid.as_deref().unwrap_or_default();
     let deleting = set.metadata.deletion_timestamp.is_some();
+    let own = |plan: &mut Plan, pod: &Arc<Pod>| {
+        if pod.is_active() && !(observed.leaving)(&pod.uid) {
+            plan.active.push(pod.clone());
+        } else if !pod.is_terminal() {
+            plan.terminating += 1;
+        }
+    };
     for pod in observed.pods {
         let matches = selector::matches(&set.spec.selector, &pod.labels);
         match &pod.controller {
@@ -81,14 +90,6 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
         plan.delete = least_valuable(&plan.active, observed.related, surplus, now);
     }
     plan
-}
-
-fn own(plan: &mut Plan, pod: &Arc<Pod>) {
-    if pod.is_active() {
-        plan.active.push(pod.clone());
-    } else if !pod.is_terminal() {
-        plan.terminating += 1;
-    }
 }
 
 /// The order in which Kubernetes gives pods up (`ActivePodsWithRanks`): not assigned, pending, not
@@ -226,7 +227,7 @@ mod tests {
 
     fn planned(set: &ReplicaSet, pods: Vec<Pod>) -> Plan {
         let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
-        plan(&Observed { set, pods: &pods, related: &HashMap::new() }, at(100))
+        plan(&Observed { set, pods: &pods, related: &HashMap::new(), leaving: &|_| false }, at(100))
     }
 
     fn names(pods: &[Arc<Pod>]) -> Vec<&str> {
@@ -297,7 +298,10 @@ mod tests {
             .collect();
         let related = HashMap::from([("one".to_owned(), 1), ("two".to_owned(), 5)]);
         let set = set(1);
-        let plan = plan(&Observed { set: &set, pods: &pods, related: &related }, at(100));
+        let plan = plan(
+            &Observed { set: &set, pods: &pods, related: &related, leaving: &|_| false },
+            at(100),
+        );
         assert_eq!(names(&plan.delete), ["z"]);
     }
 

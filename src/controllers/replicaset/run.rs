@@ -112,7 +112,7 @@ impl Controller {
         let mut pods = informers.pods.indexed("controller", &uid);
         pods.extend(informers.pods.indexed("orphan", &key.namespace));
         let related = self.related(set);
-        let plan = plan::plan(&Observed { set, pods: &pods, related: &related }, now);
+        let plan = self.plan(set, &pods, &related);
         self.claim(set, &plan).await?;
         let managed = self.expectations.satisfied(&uid, self.context.clock.monotonic())
             && set.metadata.deletion_timestamp.is_none();
@@ -121,6 +121,8 @@ impl Controller {
             Ok(failure) => (failure, None),
             Err((failure, error)) => (Some(failure), Some(error)),
         };
+        // Once more, without the pods that were just deleted.
+        let plan = self.plan(set, &pods, &related);
         self.write_status(key, set, &plan, failure.as_ref(), managed).await?;
         if let Some(error) = error {
             return Err(error);
@@ -131,6 +133,13 @@ impl Controller {
             None => Outcome::done(),
         };
         Ok(outcome.holding(hold))
+    }
+
+    fn plan(&self, set: &ReplicaSet, pods: &[Arc<Pod>], related: &HashMap<String, usize>) -> Plan {
+        let owner = set.metadata.uid.as_deref().unwrap_or_default();
+        let leaving = |uid: &str| self.expectations.is_deleting(owner, uid);
+        let observed = Observed { set, pods, related, leaving: &leaving };
+        plan::plan(&observed, self.context.clock.now())
     }
 
     /// How many active pods of the sets with the same owner each node has.
