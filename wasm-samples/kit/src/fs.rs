@@ -131,6 +131,6 @@ pub fn list(path: &str) -> Result<Vec<Entry>, FileError> {
         let is_directory = entry.type_ == DescriptorType::Directory;
         entries.push(Entry { name: entry.name, is_directory });
     }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
 }

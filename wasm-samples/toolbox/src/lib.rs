@@ -110,16 +110,24 @@ fn sleep(args: &[&str]) -> Result<(), String> {
             wasip2::clocks::monotonic_clock::subscribe_duration(u64::MAX / 4).block();
         }
     }
-    let (number, scale) = match time.strip_suffix(['s', 'm', 'h']) {
-        Some(number) if time.ends_with('m') => (number, 60.0),
-        Some(number) if time.ends_with('h') => (number, 3600.0),
-        Some(number) => (number, 1.0),
-        None => (*time, 1.0),
-    };
-    let seconds: f64 = number.parse().map_err(|_| format!("invalid number: {time}"))?;
-    let nanoseconds = (seconds * scale * 1e9) as u64;
+    let nanoseconds = nanoseconds(time).ok_or_else(|| format!("invalid number: {time}"))?;
     wasip2::clocks::monotonic_clock::subscribe_duration(nanoseconds).block();
     Ok(())
+}
+
+/// `1`, `0.5`, `2m`. Without floating point, whose parser is larger than all of this.
+fn nanoseconds(time: &str) -> Option<u64> {
+    let (number, scale) = match time.strip_suffix(['s', 'm', 'h']) {
+        Some(number) if time.ends_with('m') => (number, 60),
+        Some(number) if time.ends_with('h') => (number, 3600),
+        Some(number) => (number, 1),
+        None => (time, 1),
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let digits: String = part.chars().chain(std::iter::repeat('0')).take(9).collect();
+    let part: u64 = digits.parse().ok()?;
+    whole.checked_mul(1_000_000_000)?.checked_add(part)?.checked_mul(scale)
 }
 
 fn wget(args: &[&str]) -> Result<(), String> {
