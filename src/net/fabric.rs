@@ -1,6 +1,7 @@
 //! The virtual network of one node: its tables and what serves them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use ipnet::IpNet;
@@ -76,6 +77,8 @@ pub struct Fabric {
     host: Arc<Namespace>,
     host_ports: HostPorts,
     events: broadcast::Sender<HostPortEvent>,
+    /// Counts the answers of DNS.
+    turn: AtomicUsize,
     this: Weak<Fabric>,
 }
 
@@ -93,6 +96,7 @@ impl Fabric {
                 host,
                 host_ports: HostPorts::new(this.clone(), config.runtime.clone()),
                 events,
+                turn: AtomicUsize::new(0),
                 this: this.clone(),
                 config,
             }
@@ -111,6 +115,10 @@ impl Fabric {
 
     pub(crate) fn shared(&self) -> Arc<Self> {
         self.this.upgrade().expect("a fabric in use is held by an Arc")
+    }
+
+    pub(crate) fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn tls(&self) -> Option<Arc<rustls::ClientConfig>> {

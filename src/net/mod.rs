@@ -37,7 +37,7 @@ use std::net::SocketAddr;
 pub use counters::{Counters, EndpointCounters, ServiceCounters};
 pub use error::NetError;
 pub use fabric::{Fabric, FabricConfig};
-pub use hostport::HostPortEvent;
+pub use hostport::{HostPortEvent, HostPortOwner};
 pub use http::{
     Body, BoxError, HttpListener, HttpService, RequestError, RequestTimeouts, empty, full,
 };

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use hickory_proto::op::{Message, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::upstream;
 use super::wire::{Question, encode};
 use super::zone::{Answer, Kind, Record, Zone};
+use super::{upstream, wire};
 use crate::net::fabric::Fabric;
 use crate::net::namespace::NamespaceSpec;
 use crate::net::{TcpListener, TcpStream, UdpSocket};
@@ -40,15 +40,15 @@ async fn serve_udp(fabric: Weak<Fabric>, socket: UdpSocket) {
         let limit = asked.udp_limit();
         match asked {
             Asked::Answered(message, _) => reply(&socket, datagram.from, &message, limit),
-            Asked::Outside(question) => {
+            Asked::Outside(outside) => {
                 let Ok(seat) = forwards.clone().try_acquire_owned() else {
-                    reply(&socket, datagram.from, &question.reply(ResponseCode::ServFail), limit);
+                    let failed = outside.question.reply(ResponseCode::ServFail);
+                    reply(&socket, datagram.from, &failed, limit);
                     continue;
                 };
                 let socket = socket.clone();
                 tokio::spawn(async move {
-                    let answer = forward(&fabric, &question, &datagram.data).await;
-                    match answer {
+                    match outside.forward(&fabric, &datagram.data).await {
                         Ok(bytes) => {
                             let _ = socket.send_to(bytes.into(), datagram.from);
                         }
@@ -82,7 +82,7 @@ async fn serve_stream(fabric: Weak<Fabric>, mut stream: TcpStream) -> std::io::R
         let answer = match Asked::read(&fabric, &bytes) {
             None => return Ok(()),
             Some(Asked::Answered(message, _)) => encode(&message, None),
-            Some(Asked::Outside(question)) => match forward(&fabric, &question, &bytes).await {
+            Some(Asked::Outside(outside)) => match outside.forward(&fabric, &bytes).await {
                 Ok(bytes) => Some(bytes),
                 Err(message) => encode(&message, None),
             },
@@ -99,7 +99,14 @@ enum Asked {
     /// The zone knows; with the bytes that the client takes over UDP.
     Answered(Message, usize),
     /// Somebody else knows.
-    Outside(Box<Question>),
+    Outside(Box<Outside>),
+}
+
+/// A question for the node's resolvers.
+struct Outside {
+    question: Question,
+    /// The zone's part of the answer where an ExternalName leads out, and the name that it gives.
+    alias: Option<(Message, String)>,
 }
 
 impl Asked {
@@ -112,36 +119,65 @@ impl Asked {
         let tables = fabric.tables().read();
         let zone = Zone { tables: &tables, domain: &config.cluster_domain, dns_ip: config.dns_ip };
         let mut answer = zone.find(&question.name, question.kind);
-        follow(&zone, &mut answer, question.kind);
-        Some(match question.answer(&zone, &answer) {
-            Some(message) => Self::Answered(message, question.udp_limit()),
-            None => Self::Outside(Box::new(question)),
-        })
+        answer.rotate(fabric.next_turn());
+        let leads_out = follow(&zone, &mut answer, question.kind);
+        let known = question.answer(&zone, &answer);
+        let alias = match (known, leads_out) {
+            (Some(message), None) => {
+                return Some(Self::Answered(message, question.udp_limit()));
+            }
+            (Some(message), Some(target)) => Some((message, target)),
+            (None, _) => None,
+        };
+        Some(Self::Outside(Box::new(Outside { question, alias })))
     }
 
     fn udp_limit(&self) -> usize {
         match self {
             Self::Answered(_, limit) => *limit,
-            Self::Outside(question) => question.udp_limit(),
+            Self::Outside(outside) => outside.question.udp_limit(),
         }
     }
 }
 
-/// Puts the addresses of an ExternalName that is the zone's own beside it.
-fn follow(zone: &Zone<'_>, answer: &mut Answer, kind: Kind) {
-    let Answer::Records { records, additional } = answer else { return };
-    let [Record::Cname(target)] = records.as_slice() else { return };
-    let target = target.trim_end_matches('.').to_ascii_lowercase();
-    if let Answer::Records { records: found, .. } = zone.find(&target, kind) {
-        additional.extend(found.into_iter().filter_map(|record| match record {
-            Record::Address(ip) => Some((target.clone(), ip)),
-            _ => None,
-        }));
+/// Puts the addresses of an ExternalName that is the zone's own into the answer; gives the name
+/// where it is not.
+fn follow(zone: &Zone<'_>, answer: &mut Answer, kind: Kind) -> Option<String> {
+    let Answer::Records { records, additional } = answer else { return None };
+    let [Record::Cname(target)] = records.as_slice() else { return None };
+    if !matches!(kind, Kind::A | Kind::Aaaa) {
+        return None;
     }
+    let target = target.trim_end_matches('.').to_ascii_lowercase();
+    match zone.find(&target, kind) {
+        Answer::NotOurs => return Some(target),
+        Answer::NoSuchName => {}
+        Answer::Records { records: found, .. } => {
+            additional.extend(found.into_iter().filter_map(|record| match record {
+                Record::Address(ip) => Some((target.clone(), ip)),
+                _ => None,
+            }));
+        }
+    }
+    None
 }
 
-async fn forward(fabric: &Fabric, question: &Question, bytes: &[u8]) -> Result<Vec<u8>, Message> {
-    let resolvers = upstream::resolvers(fabric.config());
-    let answer = upstream::forward(&resolvers, bytes).await;
-    answer.ok_or_else(|| question.reply(ResponseCode::ServFail))
+impl Outside {
+    /// The resolvers' answer as bytes, or one of our own.
+    async fn forward(&self, fabric: &Fabric, bytes: &[u8]) -> Result<Vec<u8>, Message> {
+        let resolvers = upstream::resolvers(fabric.config());
+        let Some((message, target)) = &self.alias else {
+            let answer = upstream::forward(&resolvers, bytes).await;
+            return answer.ok_or_else(|| self.question.reply(ResponseCode::ServFail));
+        };
+        let record_type = self.question.record_type();
+        let id = self.question.message.metadata.id;
+        let mut message = message.clone();
+        if let Some(asked) = wire::ask(target, record_type, id)
+            && let Some(answer) = upstream::forward(&resolvers, &asked).await
+        {
+            wire::append(&mut message, &answer);
+        }
+        Err(message)
+    }
 }

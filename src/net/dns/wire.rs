@@ -45,6 +45,11 @@ impl Question {
         Some(Ok(Self { name, kind, message }))
     }
 
+    /// What is asked for.
+    pub(super) fn record_type(&self) -> RecordType {
+        self.message.queries.first().map_or(RecordType::A, |query| query.query_type)
+    }
+
     /// Bytes that the client takes over UDP.
     pub(super) fn udp_limit(&self) -> usize {
         let asked = self.message.edns.as_ref().map_or(UDP_DEFAULT, Edns::max_payload);
@@ -86,7 +91,12 @@ impl Question {
         }
         for (name, ip) in additional {
             if let Ok(name) = name_of(name) {
-                reply.add_additional(WireRecord::from_rdata(name, TTL, address_data(*ip)));
+                let record = WireRecord::from_rdata(name, TTL, address_data(*ip));
+                // What a CNAME leads to is part of the answer, an SRV's address a courtesy.
+                match records {
+                    [Record::Cname(_)] => reply.add_answer(record),
+                    _ => reply.add_additional(record),
+                };
             }
         }
         if reply.answers.is_empty()
@@ -163,6 +173,13 @@ pub(super) fn ask(name: &str, record_type: RecordType, id: u16) -> Option<Vec<u8
     message.metadata.recursion_desired = true;
     message.add_query(hickory_proto::op::Query::query(name_of(name).ok()?, record_type));
     message.to_vec().ok()
+}
+
+/// Puts the records of another answer behind those of `reply`.
+pub(super) fn append(reply: &mut Message, answer: &[u8]) {
+    if let Ok(answer) = Message::from_vec(answer) {
+        reply.add_answers(answer.answers);
+    }
 }
 
 /// The addresses in an answer, or the code that it came with.

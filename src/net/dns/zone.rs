@@ -61,6 +61,16 @@ impl Answer {
         Self::Records { records, additional: Vec::new() }
     }
 
+    /// Starts with another record each turn, so that clients that take the first one spread.
+    pub(crate) fn rotate(&mut self, turn: usize) {
+        if let Self::Records { records, .. } = self
+            && !records.is_empty()
+        {
+            let by = turn % records.len();
+            records.rotate_left(by);
+        }
+    }
+
     fn addresses(ips: impl IntoIterator<Item = IpAddr>, kind: Kind) -> Self {
         let wanted = |ip: &IpAddr| match kind {
             Kind::A => ip.is_ipv4(),
@@ -284,6 +294,3 @@ fn reverse(name: &str) -> Option<IpAddr> {
     }
     u128::from_str_radix(&text, 16).ok().map(|bits| IpAddr::from(bits.to_be_bytes()))
 }
-
-#[cfg(test)]
-mod tests;

@@ -97,7 +97,8 @@ impl Namespace {
             request.headers_mut().insert(HOST, target.host_header());
         }
         if target.tls {
-            return self.http_client().send(request, connect).await;
+            let dial = Dial { timeout: connect, others: Vec::new() };
+            return self.http_client().send(request, dial).await;
         }
         let addresses = target.resolve(self).await?;
         let destination = self.choose(&addresses);
@@ -106,7 +107,9 @@ impl Namespace {
         }
         let authority = destination.address.to_string();
         set_authority(&mut request, Scheme::HTTP, &authority)?;
-        self.http_client().send(request, connect).await
+        // The endpoint was chosen here; where it refuses, the Service itself finds another one.
+        let others = addresses.into_iter().filter(|other| *other != destination.address);
+        self.http_client().send(request, Dial { timeout: connect, others: others.collect() }).await
     }
 
     /// Where a request to a name with these addresses goes, an endpoint already chosen.
@@ -232,7 +235,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(namespace: Weak<Namespace>, handle: Handle) -> Self {
-        let connector = Connector { namespace, timeout: None };
+        let connector = Connector { namespace };
         let inner = legacy::Client::builder(OnHandle(handle))
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_PER_PEER)
@@ -245,9 +248,9 @@ impl Client {
     async fn send(
         &self,
         request: Request<Body>,
-        connect: Option<Duration>,
+        dial: Dial,
     ) -> Result<Response<Body>, RequestError> {
-        let sent = CONNECT_TIMEOUT.scope(connect, self.inner.request(request)).await;
+        let sent = DIAL.scope(dial, self.inner.request(request)).await;
         match sent {
             Ok(response) => Ok(response.map(|body| body.map_err(Into::into).boxed_unsync())),
             Err(error) => Err(explain(error)),
@@ -255,9 +258,17 @@ impl Client {
     }
 }
 
+/// How a connection for a request is to be made.
+#[derive(Debug, Clone, Default)]
+struct Dial {
+    timeout: Option<Duration>,
+    /// What to dial where the first address refuses.
+    others: Vec<SocketAddr>,
+}
+
 tokio::task_local! {
-    /// The connect timeout of the request whose future is being polled.
-    static CONNECT_TIMEOUT: Option<Duration>;
+    /// For the request whose future is being polled.
+    static DIAL: Dial;
 }
 
 fn explain(error: legacy::Error) -> RequestError {
@@ -328,7 +339,6 @@ where
 #[derive(Clone)]
 struct Connector {
     namespace: Weak<Namespace>,
-    timeout: Option<Duration>,
 }
 
 impl tower::Service<Uri> for Connector {
@@ -342,31 +352,38 @@ impl tower::Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let namespace = self.namespace.clone();
-        let limit = CONNECT_TIMEOUT.try_get().ok().flatten().or(self.timeout);
+        let Dial { timeout, others } = DIAL.try_with(Dial::clone).unwrap_or_default();
         Box::pin(async move {
-            let dialled = match limit {
-                Some(limit) => match tokio::time::timeout(limit, dial(namespace, &uri)).await {
+            let call = dial(namespace, &uri, others);
+            let dialled = match timeout {
+                Some(limit) => match tokio::time::timeout(limit, call).await {
                     Ok(dialled) => dialled,
                     Err(_) => Err(Refusal::Connect {
                         address: uri.authority().map(ToString::to_string).unwrap_or_default(),
                         error: NetError::TimedOut,
                     }),
                 },
-                None => dial(namespace, &uri).await,
+                None => call.await,
             };
             dialled.map(|io| Channel(TokioIo::new(io))).map_err(ConnectError)
         })
     }
 }
 
-async fn dial(namespace: Weak<Namespace>, uri: &Uri) -> Result<Io, Refusal> {
+async fn dial(
+    namespace: Weak<Namespace>,
+    uri: &Uri,
+    others: Vec<SocketAddr>,
+) -> Result<Io, Refusal> {
     let target = Target::of(uri)?;
     let failed = |address: String, error| Refusal::Connect { address, error };
     let Some(namespace) = namespace.upgrade() else {
         return Err(failed(target.authority.to_string(), NetError::NetworkDown));
     };
     let mut last = failed(target.authority.to_string(), NetError::HostUnreachable);
-    for address in target.resolve(&namespace).await? {
+    let mut addresses = target.resolve(&namespace).await?;
+    addresses.extend(others);
+    for address in addresses {
         match namespace.connect(address).await {
             Ok(stream) if target.tls => return tls(&namespace, &target, stream).await,
             Ok(stream) => return Ok(Io::Plain(stream)),
