@@ -38,7 +38,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Streams bound themselves: were this below their sum, readers that stopped would stop all others.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 const FRAME: u32 = 64 << 10;
 const STREAMS_MAX: u32 = 16_384;
 /// What one stream may have queued for sending.

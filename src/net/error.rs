@@ -81,34 +81,6 @@ impl NetError {
             Self::TooManySockets | Self::DatagramTooLarge | Self::ResolverUnavailable => K::Other,
         }
     }
-
-    /// The word for it on the link between nodes.
-    pub(crate) fn token(self) -> &'static str {
-        match self {
-            Self::ConnectionReset => "reset",
-            Self::ConnectionAborted => "aborted",
-            Self::HostUnreachable => "unreachable",
-            Self::TimedOut => "timed-out",
-            Self::AccessDenied => "denied",
-            Self::TooManySockets => "too-many",
-            Self::NetworkDown => "down",
-            _ => "refused",
-        }
-    }
-
-    /// The error that [`Self::token`] stands for; an unknown word is a refusal.
-    pub(crate) fn from_token(token: &str) -> Self {
-        match token {
-            "reset" => Self::ConnectionReset,
-            "aborted" => Self::ConnectionAborted,
-            "unreachable" => Self::HostUnreachable,
-            "timed-out" => Self::TimedOut,
-            "denied" => Self::AccessDenied,
-            "too-many" => Self::TooManySockets,
-            "down" => Self::NetworkDown,
-            _ => Self::ConnectionRefused,
-        }
-    }
 }
 
 impl From<NetError> for io::Error {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use ipnet::IpNet;
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 
 use super::counters::ServiceCounters;
 use super::hostport::{HostPortEvent, HostPorts};
@@ -17,6 +17,7 @@ use super::service::{Service, ServiceTable};
 use super::switch::VirtualTarget;
 use super::tables::{NodeRoute, Tables, host_ip};
 use crate::base::clock::{SharedClock, SystemClock};
+use crate::link::peer::Incoming;
 
 /// Host port events that a slow subscriber may lag behind.
 const EVENTS: usize = 256;
@@ -111,10 +112,6 @@ impl Fabric {
 
     pub(crate) fn tables(&self) -> &RwLock<Tables> {
         &self.tables
-    }
-
-    pub(crate) fn shared(&self) -> Arc<Self> {
-        self.this.upgrade().expect("a fabric in use is held by an Arc")
     }
 
     pub(crate) fn next_turn(&self) -> usize {
@@ -262,9 +259,12 @@ impl Fabric {
         self.host_ports.sync(wanted);
     }
 
-    /// Serves the link of another node: `node` is the name in its certificate.
-    pub async fn serve_peer(&self, node: &str, io: Box<dyn super::PeerIo>) {
-        super::peer::serve(self.this.clone(), node.to_owned(), io).await;
+    /// Serves the streams that other nodes open on their links, until there will be no more.
+    pub fn serve_peers(
+        &self,
+        streams: mpsc::Receiver<Incoming>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        super::peer::serve(self.this.clone(), streams)
     }
 }
 

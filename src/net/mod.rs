@@ -43,14 +43,14 @@ pub use http::{
 };
 pub use listener::{BACKLOG_MAX, ListenerCloser, TcpListener};
 pub use namespace::{BoundTcp, HostPort, Namespace, NamespaceSpec};
-pub use peer::{PeerDialer, PeerIo};
+pub use peer::{MtlsPeers, PeerDialer};
 pub use ports::Protocol;
 pub use queue::STREAM_CAPACITY;
 pub use service::{Endpoint, ServicePort, ServiceTable};
 pub use stream::{Shutdown, TcpStream};
-pub use switch::{Dialer, VirtualTarget};
+pub use switch::{ByteStream, Dialer, VirtualTarget};
 pub use tables::NodeRoute;
-pub use udp::{DATAGRAM_MAX, Datagram, UdpSocket};
+pub use udp::{DATAGRAM_MAX, Datagram, UdpCloser, UdpSocket};
 
 /// IPv4 addresses written as IPv6 are IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {

@@ -136,7 +136,7 @@ impl Ports {
             .map(|e| e.slot.clone())
     }
 
-    /// Whether anybody listens, by a socket or as a handler.
+    /// Whether anybody listens on TCP, by a socket or as a handler.
     pub(crate) fn listens(&self) -> bool {
         let tcp = self.tcp.lock();
         tcp.by_port.values().flatten().any(|e| !matches!(e.slot, Slot::Bound))

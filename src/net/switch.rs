@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::NetError;
 use super::counters::Traffic;
@@ -14,7 +15,6 @@ use super::egress;
 use super::fabric::Fabric;
 use super::http::HttpSlot;
 use super::namespace::{Incoming, Namespace};
-use super::peer::PeerIo;
 use super::ports::Protocol;
 use super::queue::Meter;
 use super::service::{LivePort, Scope};
@@ -26,10 +26,15 @@ use super::udp::UdpSocket;
 /// How often a connection to a Service is tried, each time at another endpoint.
 const ENDPOINTS_TRIED: usize = 2;
 
+/// A byte stream of whatever kind.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
 /// Opens a byte stream to something outside the network.
 pub trait Dialer: Send + Sync + 'static {
     /// Dials it once.
-    fn dial(&self) -> BoxFuture<'static, std::io::Result<Box<dyn PeerIo>>>;
+    fn dial(&self) -> BoxFuture<'static, std::io::Result<Box<dyn ByteStream>>>;
 }
 
 /// What a virtual address stands for.

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use super::NetError;
 use super::egress::EgressUdp;
 use super::namespace::Namespace;
-use super::ports::{Claim, Protocol, Slot};
+use super::ports::{Claim, ClaimHandle, Protocol, Slot};
 use super::queue::Meter;
 
 /// The largest payload that UDP carries over IPv4.
@@ -40,6 +40,7 @@ pub struct Datagram {
 struct InboxState {
     waiting: VecDeque<Datagram>,
     bytes: usize,
+    closed: bool,
     waker: Option<Waker>,
 }
 
@@ -60,7 +61,10 @@ impl Inbox {
         let len = datagram.data.len();
         let waker = {
             let mut state = self.state.lock();
-            if state.waiting.len() >= INBOX_DATAGRAMS || state.bytes + len > INBOX_BYTES {
+            if state.closed
+                || state.waiting.len() >= INBOX_DATAGRAMS
+                || state.bytes + len > INBOX_BYTES
+            {
                 return;
             }
             state.bytes += len;
@@ -86,11 +90,23 @@ impl Inbox {
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
-        if !state.waiting.is_empty() {
+        if state.closed || !state.waiting.is_empty() {
             return Poll::Ready(());
         }
         state.waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Takes no more datagrams; those that wait can still be received.
+    fn close(&self) {
+        let waker = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
@@ -165,16 +181,32 @@ impl UdpSocket {
         Some(datagram)
     }
 
-    /// Ready when a datagram waits.
+    /// Whether it was closed: nothing more arrives.
+    pub fn is_closed(&self) -> bool {
+        self.inbox.state.lock().closed
+    }
+
+    /// A handle that closes the socket from elsewhere.
+    pub fn closer(&self) -> UdpCloser {
+        UdpCloser { inbox: self.inbox.clone(), claim: self.claim.clone_handle() }
+    }
+
+    /// Ready when a datagram waits, or none will ever come.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.inbox.poll_ready(cx)
     }
 
     /// Waits for the next datagram.
-    pub async fn recv(&self) -> Datagram {
+    ///
+    /// # Errors
+    /// `InvalidState` once the socket was closed from elsewhere.
+    pub async fn recv(&self) -> Result<Datagram, NetError> {
         loop {
             if let Some(datagram) = self.try_recv() {
-                return datagram;
+                return Ok(datagram);
+            }
+            if self.is_closed() {
+                return Err(NetError::InvalidState);
             }
             std::future::poll_fn(|cx| self.poll_readable(cx)).await;
         }
@@ -251,6 +283,32 @@ impl UdpSocket {
             *egress = Some(EgressUdp::open(self.namespace.runtime(), to, inbox)?);
         }
         egress.as_ref().expect("opened just now").send(data, to)
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
+/// Closes a [`UdpSocket`] that somebody else holds, as at SIGTERM.
+#[derive(Debug)]
+pub struct UdpCloser {
+    inbox: Arc<Inbox>,
+    claim: ClaimHandle,
+}
+
+impl UdpCloser {
+    /// Frees the port and stops the receiving.
+    pub fn close(&self) {
+        self.claim.release();
+        self.inbox.close();
+    }
+
+    /// Whether it still receives.
+    pub fn is_open(&self) -> bool {
+        !self.inbox.state.lock().closed
     }
 }
 

@@ -33,8 +33,7 @@ pub(crate) fn serve(fabric: &Arc<Fabric>) {
 async fn serve_udp(fabric: Weak<Fabric>, socket: UdpSocket) {
     let socket = Arc::new(socket);
     let forwards = Arc::new(tokio::sync::Semaphore::new(FORWARDS));
-    loop {
-        let datagram = socket.recv().await;
+    while let Ok(datagram) = socket.recv().await {
         let Some(fabric) = fabric.upgrade() else { return };
         let Some(asked) = Asked::read(&fabric, &datagram.data) else { continue };
         let limit = asked.udp_limit();

@@ -113,8 +113,7 @@ fn admit(
     let answers = tokio::spawn({
         let (inner, socket) = (inner.clone(), socket.clone());
         async move {
-            loop {
-                let answer = inner.recv().await;
+            while let Ok(answer) = inner.recv().await {
                 let _ = socket.send_to(&answer.data, peer).await;
             }
         }

@@ -7,11 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Weak;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::SendStream;
 use http::Request;
 use tokio::sync::mpsc;
 
 use super::link::PeerLink;
+use crate::link::peer::PeerStream;
 use crate::net::NetError;
 use crate::net::udp::DATAGRAM_MAX;
 
@@ -75,57 +75,40 @@ impl Frame {
 
 /// Sends what is queued until the link is gone; what cannot be sent is lost.
 pub(super) async fn send_all(link: Weak<PeerLink>, mut frames: mpsc::Receiver<Frame>) {
-    let mut stream: Option<SendStream<Bytes>> = None;
+    let mut stream: Option<PeerStream> = None;
     let mut buffer = BytesMut::new();
     while let Some(frame) = frames.recv().await {
         frame.encode(&mut buffer);
-        while buffer.len() < super::FRAME as usize
+        while buffer.len() < super::CHUNK
             && let Ok(more) = frames.try_recv()
         {
             more.encode(&mut buffer);
         }
+        let bytes = buffer.split().freeze();
         if stream.is_none() {
             stream = open(&link).await;
         }
-        let Some(open) = &mut stream else {
-            buffer.clear();
-            continue;
-        };
-        if send(open, buffer.split().freeze()).await.is_err() {
+        let Some(open) = &mut stream else { continue };
+        if open.send(bytes).await.is_err() {
             stream = None;
         }
     }
 }
 
-async fn open(link: &Weak<PeerLink>) -> Option<SendStream<Bytes>> {
-    let link = link.upgrade()?;
-    let mut requests = link.requests().await.ok()?;
-    let request = Request::post("http://peer/udp").body(()).expect("a request of constants");
-    let (_, send) = requests.send_request(request, false).ok()?;
-    Some(send)
-}
-
-async fn send(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), NetError> {
-    while !bytes.is_empty() {
-        stream.reserve_capacity(bytes.len());
-        let granted = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
-        let granted = granted.and_then(Result::ok).ok_or(NetError::ConnectionReset)?;
-        let part = bytes.split_to(granted.min(bytes.len()));
-        stream.send_data(part, false).map_err(|_| NetError::ConnectionReset)?;
-    }
-    Ok(())
+async fn open(link: &Weak<PeerLink>) -> Option<PeerStream> {
+    let peer = link.upgrade()?.peer().await.ok()?;
+    let head = Request::post("https://peer/udp").body(()).expect("a request of constants");
+    let (_, stream) = peer.open(head).await.ok()?;
+    Some(stream)
 }
 
 /// Hands every datagram of a stream to `deliver`.
 pub(super) async fn receive_all(
-    mut stream: h2::RecvStream,
+    mut stream: PeerStream,
     deliver: impl Fn(SocketAddr, SocketAddr, Bytes),
 ) -> Result<(), NetError> {
     let mut buffer = BytesMut::new();
-    while let Some(chunk) = stream.data().await {
-        let chunk = chunk.map_err(|_| NetError::ConnectionReset)?;
-        let release = stream.flow_control().release_capacity(chunk.len());
-        release.map_err(|_| NetError::ConnectionReset)?;
+    while let Some(chunk) = stream.next().await.map_err(|error| NetError::from(&error))? {
         buffer.extend_from_slice(&chunk);
         while let Some(frame) = Frame::decode(&mut buffer)? {
             deliver(frame.from, frame.to, frame.data);

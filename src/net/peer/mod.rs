@@ -1,102 +1,86 @@
-//! Links between nodes: HTTP/2 over a connection that both ends have authenticated.
+//! What travels between nodes, on the streams of [`crate::link::peer`].
 //!
-//! A TCP connection of the virtual network is one HTTP/2 stream (`POST /tcp` with its addresses
-//! in headers); END_STREAM is FIN and RST_STREAM is RST, so half-closes and resets arrive as they
-//! were made. Datagrams of all pods share one stream a direction (`POST /udp`), framed.
+//! A TCP connection of the virtual network is one stream (`POST /tcp` with its addresses in
+//! headers), so half-closes and resets arrive as they were made. Datagrams of all pods share one
+//! stream a direction (`POST /udp`), framed.
 //!
 //! The dialling node says which pod connects; the serving node believes only addresses of that
 //! node's own pod range.
 
 mod datagram;
+mod dial;
 mod link;
 mod serve;
 
 use std::net::SocketAddr;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
-use h2::{Reason, RecvStream, SendStream};
-use tokio::io::{AsyncRead, AsyncWrite};
+use http::StatusCode;
 
 use super::NetError;
 use super::stream::{Shutdown, TcpStream};
+use crate::link::peer::{Peer, PeerError, PeerStream};
 
+pub use dial::MtlsPeers;
 pub(crate) use link::PeerLink;
 pub(crate) use serve::serve;
 
-/// Bytes that a stream may have under way on a link.
-const STREAM_WINDOW: u32 = 512 * 1024;
-
-/// The window of the whole link. The streams bound themselves: were this smaller than their sum,
-/// one pod that does not read would stop all others.
-const LINK_WINDOW: u32 = (1 << 31) - 1;
-
-/// The largest HTTP/2 frame.
-const FRAME: u32 = 64 * 1024;
-
-/// Connections that may be open on a link.
-const STREAMS: u32 = 65_536;
+/// Bytes that are put on a link at once.
+const CHUNK: usize = 64 * 1024;
 
 const SOURCE: &str = "coracle-source";
 const DESTINATION: &str = "coracle-destination";
-const ERROR: &str = "coracle-error";
-
-/// A connection to another node.
-pub trait PeerIo: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> PeerIo for T {}
 
 /// Dials other nodes.
 pub trait PeerDialer: Send + Sync + 'static {
-    /// Opens a connection on which both ends have proved who they are; it must fail where the
-    /// node at `address` is not `node`.
-    fn dial(
-        &self,
-        node: &str,
-        address: SocketAddr,
-    ) -> BoxFuture<'static, std::io::Result<Box<dyn PeerIo>>>;
+    /// Opens a link on which both ends have proved who they are; it must fail where the node at
+    /// `address` is not `node`.
+    fn dial(&self, node: &str, address: SocketAddr) -> BoxFuture<'static, Result<Peer, PeerError>>;
 }
 
-/// Carries a connection over an HTTP/2 stream until both directions have ended or one breaks.
-async fn carry(stream: TcpStream, mut send: SendStream<Bytes>, recv: RecvStream) {
-    let up = pump_up(&stream, &mut send);
-    let down = pump_down(&stream, recv);
+/// What a refusal looks like on the link.
+fn status_of(error: NetError) -> StatusCode {
+    match error {
+        NetError::HostUnreachable => StatusCode::NOT_FOUND,
+        NetError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        NetError::AccessDenied => StatusCode::FORBIDDEN,
+        NetError::TooManySockets => StatusCode::TOO_MANY_REQUESTS,
+        NetError::NetworkDown => StatusCode::SERVICE_UNAVAILABLE,
+        NetError::InvalidArgument => StatusCode::BAD_REQUEST,
+        _ => StatusCode::BAD_GATEWAY,
+    }
+}
+
+/// What a refusal of the link means.
+fn error_of(status: StatusCode) -> NetError {
+    match status {
+        StatusCode::NOT_FOUND => NetError::HostUnreachable,
+        StatusCode::GATEWAY_TIMEOUT => NetError::TimedOut,
+        StatusCode::FORBIDDEN => NetError::AccessDenied,
+        StatusCode::TOO_MANY_REQUESTS => NetError::TooManySockets,
+        StatusCode::SERVICE_UNAVAILABLE => NetError::NetworkDown,
+        _ => NetError::ConnectionRefused,
+    }
+}
+
+/// Carries a connection over a stream of the link until both directions have ended or one breaks.
+async fn carry(stream: TcpStream, on_link: PeerStream) {
+    let (mut send, mut recv) = on_link.into_split();
+    let up = async {
+        while let Some(chunk) = stream.read_chunk(CHUNK).await? {
+            send.send(chunk).await.map_err(|error| NetError::from(&error))?;
+        }
+        send.finish().map_err(|error| NetError::from(&error))
+    };
+    let down = async {
+        while let Some(chunk) = recv.next().await.map_err(|error| NetError::from(&error))? {
+            stream.write_chunk(chunk).await?;
+        }
+        stream.shutdown_half(Shutdown::Write);
+        Ok::<_, NetError>(())
+    };
     if tokio::try_join!(up, down).is_err() {
         stream.reset();
-        send.send_reset(Reason::CANCEL);
+        send.reset();
     }
-}
-
-async fn pump_up(stream: &TcpStream, send: &mut SendStream<Bytes>) -> Result<(), NetError> {
-    loop {
-        let chunk = tokio::select! {
-            biased;
-            chunk = stream.read_chunk(FRAME as usize) => chunk?,
-            _ = std::future::poll_fn(|cx| send.poll_reset(cx)) => {
-                return Err(NetError::ConnectionReset);
-            }
-        };
-        let Some(mut chunk) = chunk else {
-            return send.send_data(Bytes::new(), true).map_err(|_| NetError::ConnectionReset);
-        };
-        while !chunk.is_empty() {
-            send.reserve_capacity(chunk.len());
-            let granted = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
-            let granted = granted.and_then(Result::ok).ok_or(NetError::ConnectionReset)?;
-            let part = chunk.split_to(granted.min(chunk.len()));
-            send.send_data(part, false).map_err(|_| NetError::ConnectionReset)?;
-        }
-    }
-}
-
-async fn pump_down(stream: &TcpStream, mut recv: RecvStream) -> Result<(), NetError> {
-    while let Some(chunk) = recv.data().await {
-        let chunk = chunk.map_err(|_| NetError::ConnectionReset)?;
-        let len = chunk.len();
-        stream.write_chunk(chunk).await?;
-        // The window opens again only once the pod's own queue has taken the bytes.
-        recv.flow_control().release_capacity(len).map_err(|_| NetError::ConnectionReset)?;
-    }
-    stream.shutdown_half(Shutdown::Write);
-    Ok(())
 }

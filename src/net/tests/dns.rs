@@ -92,7 +92,7 @@ fn question(name: &str, record_type: RecordType) -> Vec<u8> {
 async fn ask_udp(client: &Namespace, name: &str, record_type: RecordType) -> Message {
     let socket = client.bind_udp(addr("0.0.0.0:0")).expect("a free port");
     socket.send_to(question(name, record_type).into(), addr("10.43.0.10:53")).expect("sent");
-    let answer = socket.recv().await;
+    let answer = socket.recv().await.expect("an open socket");
     assert_eq!(answer.from, addr("10.43.0.10:53"));
     Message::from_vec(&answer.data).expect("a message")
 }

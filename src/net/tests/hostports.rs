@@ -109,7 +109,7 @@ async fn datagrams_through_a_node_port_come_back_to_their_sender() {
     let server = pod(&fabric, "x", "10.128.0.3").bind_udp(addr("0.0.0.0:53")).expect("a port");
     tokio::spawn(async move {
         loop {
-            let asked = server.recv().await;
+            let asked = server.recv().await.expect("an open socket");
             let _ = server.send_to(asked.data, asked.from);
         }
     });

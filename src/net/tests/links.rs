@@ -1,4 +1,5 @@
 use super::*;
+use crate::link::peer::{self, Peer, PeerError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
@@ -14,18 +15,24 @@ struct From {
 }
 
 impl PeerDialer for From {
-    fn dial(
-        &self,
-        node: &str,
-        _address: SocketAddr,
-    ) -> BoxFuture<'static, std::io::Result<Box<dyn PeerIo>>> {
+    fn dial(&self, node: &str, address: SocketAddr) -> BoxFuture<'static, Result<Peer, PeerError>> {
         let peer = self.wire.nodes.lock().get(node).cloned();
-        let me = self.node;
+        let (me, node) = (self.node, node.to_owned());
         Box::pin(async move {
-            let peer = peer.ok_or(std::io::ErrorKind::ConnectionRefused)?;
+            let address = address.to_string();
+            let Some(peer) = peer else {
+                return Err(PeerError::Dial { node, address, why: "nobody".into() });
+            };
             let (near, far) = tokio::io::duplex(64 * 1024);
-            tokio::spawn(async move { peer.serve_peer(me, Box::new(far)).await });
-            Ok(Box::new(near) as Box<dyn PeerIo>)
+            let (incoming, streams) = peer::incoming_queue();
+            tokio::spawn(peer.serve_peers(streams));
+            tokio::spawn(async move {
+                let shutdown = crate::base::shutdown::Shutdown::new();
+                let _ = peer::accept_over(me, far, incoming, &shutdown).await;
+            });
+            let failed = |error: h2::Error| error.to_string();
+            let linked = Peer::over(&node, near).await.map_err(failed);
+            linked.map_err(|why| PeerError::Dial { node, address, why })
         })
     }
 }
@@ -159,10 +166,10 @@ async fn datagrams_cross_the_link_and_find_back() {
     let server = pod(&b, "server", "10.128.16.2").bind_udp(addr("0.0.0.0:53")).expect("a port");
     for word in ["one", "two"] {
         client.send_to(Bytes::from(word), addr("10.128.16.2:53")).expect("sent");
-        let asked = server.recv().await;
+        let asked = server.recv().await.expect("an open socket");
         assert_eq!(asked.data, word);
         server.send_to(asked.data, asked.from).expect("sent");
-        let answer = client.recv().await;
+        let answer = client.recv().await.expect("an open socket");
         assert_eq!((answer.from, answer.data), (addr("10.128.16.2:53"), Bytes::from(word)));
     }
 }
@@ -199,4 +206,47 @@ async fn requests_to_a_handler_on_another_node_are_served_there() {
         let answer = client.request(get("http://web/hi")).await.expect("an answer");
         assert_eq!(text(answer).await, "far GET /hi host=web peer=10.128.0.2 body=");
     }
+}
+
+#[tokio::test]
+async fn nodes_with_certificates_are_joined_over_a_socket() {
+    use crate::link::identity::{Ca, IdentityRequest, Usage};
+    let ca = Ca::ephemeral(crate::base::clock::SystemClock::shared()).expect("a CA");
+    let join = async |node: &str| {
+        let identity = ca.issue(&IdentityRequest {
+            common_name: format!("system:node:{node}"),
+            organizations: vec!["system:nodes".into()],
+            sans: vec!["127.0.0.1".into()],
+            usages: vec![Usage::ClientAuth, Usage::ServerAuth],
+            lifetime: std::time::Duration::from_secs(3600),
+        });
+        let identity = identity.expect("an identity");
+        let peers = MtlsPeers::new(ca.certificate().clone().into_owned(), identity);
+        let dialer: Arc<dyn PeerDialer> = peers.clone();
+        let config = FabricConfig { peers: Some(dialer), ..FabricConfig::new(node) };
+        let fabric = Fabric::new(config);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn({
+            let fabric = fabric.clone();
+            async move { peers.listen(&fabric, listener, Default::default()).await }
+        });
+        (fabric, address)
+    };
+    let ((a, at_a), (b, at_b)) = (join("a").await, join("b").await);
+    for fabric in [&a, &b] {
+        for (name, cidr, at) in [("a", "10.128.0.0/20", at_a), ("b", "10.128.16.0/20", at_b)] {
+            fabric.set_node(NodeRoute { peer_addr: Some(at), ..route(name, cidr) });
+        }
+    }
+    greet(&pod(&b, "server", "10.128.16.2"), "0.0.0.0:80", "over mTLS");
+    let client = pod(&a, "client", "10.128.0.2");
+    assert_eq!(ask(&client, "10.128.16.2:80").await.as_deref(), Ok("over mTLS"));
+    greet(&pod(&a, "back", "10.128.0.3"), "0.0.0.0:80", "and back");
+    let other = pod(&b, "other", "10.128.16.3");
+    assert_eq!(ask(&other, "10.128.0.3:80").await.as_deref(), Ok("and back"));
+
+    // At b's address answers no node named c.
+    a.set_node(NodeRoute { peer_addr: Some(at_b), ..route("c", "10.128.32.0/20") });
+    assert_eq!(ask(&client, "10.128.32.2:80").await, Err(NetError::HostUnreachable));
 }

@@ -191,10 +191,10 @@ async fn datagrams_go_between_pods_and_answers_of_a_service_carry_its_address() 
     for (to, answers_from) in [("10.128.0.3:53", "10.128.0.3:53"), ("10.43.0.9:80", "10.43.0.9:80")]
     {
         client.send_to(Bytes::from_static(b"who?"), addr(to)).expect("sent");
-        let asked = server.recv().await;
+        let asked = server.recv().await.expect("an open socket");
         assert_eq!(asked.from, SocketAddr::new(ip("10.128.0.2"), client.local_addr().port()));
         server.send_to(Bytes::from_static(b"me"), asked.from).expect("sent");
-        let answer = client.recv().await;
+        let answer = client.recv().await.expect("an open socket");
         assert_eq!((answer.from, &answer.data[..]), (addr(answers_from), &b"me"[..]));
     }
     table.ports[0].endpoints.clear();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
-use crate::net::{ListenerCloser, Namespace, NetError};
+use crate::net::{ListenerCloser, Namespace, NetError, UdpCloser};
 
 use bindings::wasi::sockets::network::{self, ErrorCode};
 use bindings::wasi::sockets::{
@@ -55,27 +55,47 @@ impl SocketsCtx {
 /// Reaches a guest's listening sockets from outside of it.
 #[derive(Debug, Default)]
 pub struct SocketsHandle {
-    listeners: Mutex<Vec<ListenerCloser>>,
+    servers: Mutex<Vec<Server>>,
+}
+
+/// A socket that others can come to.
+#[derive(Debug)]
+enum Server {
+    Listener(ListenerCloser),
+    /// A UDP socket at a port of the guest's choice; one at any port is a client's.
+    Datagrams(UdpCloser),
+}
+
+impl Server {
+    fn is_open(&self) -> bool {
+        match self {
+            Self::Listener(listener) => listener.is_listening(),
+            Self::Datagrams(socket) => socket.is_open(),
+        }
+    }
 }
 
 impl SocketsHandle {
-    /// Whether the guest listens anywhere.
+    /// Whether the guest listens anywhere, by TCP or at a UDP port of its choice.
     pub fn has_listeners(&self) -> bool {
-        self.listeners.lock().iter().any(ListenerCloser::is_listening)
+        self.servers.lock().iter().any(Server::is_open)
     }
 
-    /// Closes the guest's listeners, as at SIGTERM: connects are refused, `accept` fails with
-    /// `invalid-state`, connections that are open go on.
+    /// Closes what the guest listens on, as at SIGTERM: connects are refused, `accept` and
+    /// `receive` fail with `invalid-state`, connections that are open go on.
     pub fn stop_listening(&self) {
-        for listener in self.listeners.lock().drain(..) {
-            listener.close();
+        for server in self.servers.lock().drain(..) {
+            match server {
+                Server::Listener(listener) => listener.close(),
+                Server::Datagrams(socket) => socket.close(),
+            }
         }
     }
 
-    fn add(&self, listener: ListenerCloser) {
-        let mut listeners = self.listeners.lock();
-        listeners.retain(ListenerCloser::is_listening);
-        listeners.push(listener);
+    fn add(&self, server: Server) {
+        let mut servers = self.servers.lock();
+        servers.retain(Server::is_open);
+        servers.push(server);
     }
 }
 

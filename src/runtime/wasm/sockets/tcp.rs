@@ -19,7 +19,7 @@ use super::bindings::wasi::sockets::tcp::{self, ShutdownType};
 use super::bindings::wasi::sockets::tcp_create_socket;
 use super::options::{self, Options};
 use super::streams::{TcpInput, TcpOutput};
-use super::{Awaited, Network, SocketResult, SocketsView, net_error, trap};
+use super::{Awaited, Network, Server, SocketResult, SocketsView, net_error, trap};
 use crate::net::{BoundTcp, NetError, Shutdown, TcpListener, TcpStream};
 
 enum State {
@@ -224,7 +224,7 @@ impl tcp::HostTcpSocket for SocketsView<'_> {
         }
         let State::Bound(bound) = socket.take_state() else { unreachable!("seen to be bound") };
         let listener = bound.listen(socket.options.backlog);
-        handle.add(listener.closer());
+        handle.add(Server::Listener(listener.closer()));
         socket.state = State::Listening(listener);
         socket.pending = Some(Pending::Listen);
         Ok(())

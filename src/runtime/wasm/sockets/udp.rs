@@ -12,7 +12,7 @@ use super::bindings::wasi::sockets::network::{ErrorCode, IpAddressFamily, IpSock
 use super::bindings::wasi::sockets::udp::{self, IncomingDatagram, OutgoingDatagram};
 use super::bindings::wasi::sockets::udp_create_socket;
 use super::options::{self, Options};
-use super::{Network, SocketError, SocketResult, SocketsView, net_error, trap};
+use super::{Network, Server, SocketError, SocketResult, SocketsView, net_error, trap};
 use crate::net;
 
 /// Datagrams that one call takes or gives, and bytes that one receive gives.
@@ -87,6 +87,7 @@ impl udp::HostUdpSocket for SocketsView<'_> {
     ) -> SocketResult<()> {
         self.table.get(&network).map_err(trap)?;
         let namespace = self.ctx.namespace.clone();
+        let handle = self.ctx.handle.clone();
         let socket = self.udp(&this)?;
         if socket.binding {
             return Err(ErrorCode::ConcurrencyConflict.into());
@@ -98,7 +99,11 @@ impl udp::HostUdpSocket for SocketsView<'_> {
         if !is_of_family(address.ip(), socket.family) {
             return Err(ErrorCode::InvalidArgument.into());
         }
-        socket.bound = Some(Arc::new(namespace.bind_udp(address).map_err(net_error)?));
+        let bound = namespace.bind_udp(address).map_err(net_error)?;
+        if address.port() != 0 {
+            handle.add(Server::Datagrams(bound.closer()));
+        }
+        socket.bound = Some(Arc::new(bound));
         socket.binding = true;
         Ok(())
     }
@@ -214,6 +219,9 @@ impl udp::HostIncomingDatagramStream for SocketsView<'_> {
                 data: datagram.data.into(),
                 remote_address: to_wit(datagram.from, stream.family),
             });
+        }
+        if datagrams.is_empty() && max > 0 && stream.socket.is_closed() {
+            return Err(ErrorCode::InvalidState.into());
         }
         Ok(datagrams)
     }

@@ -218,7 +218,7 @@ async fn datagrams_come_back() {
     let socket = client.bind_udp("0.0.0.0:0".parse().expect("an address")).expect("bound");
     socket.send_to(bytes::Bytes::from_static(b"ping"), at).expect("sent");
     let datagram = tokio::time::timeout(PATIENCE, socket.recv()).await;
-    assert_eq!(&datagram.expect("in time").data[..], b"ping");
+    assert_eq!(&datagram.expect("in time").expect("open").data[..], b"ping");
 }
 
 #[tokio::test]
