@@ -43,7 +43,7 @@ pub use http::{
 };
 pub use listener::{BACKLOG_MAX, ListenerCloser, TcpListener};
 pub use namespace::{BoundTcp, HostPort, Namespace, NamespaceSpec};
-pub use peer::{MtlsPeers, PeerDialer};
+pub use peer::PeerDialer;
 pub use ports::Protocol;
 pub use queue::STREAM_CAPACITY;
 pub use service::{Endpoint, ServicePort, ServiceTable};

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::access::Access;
 use crate::base::shutdown::Shutdown;
-use crate::link::identity::node_of;
+use crate::link::peer::{self, Incoming, Peer, PeerError};
 use crate::link::tls::{peer_client_config, peer_server_config};
-use crate::net::{Fabric, PeerDialer, PeerIo};
+use crate::net::{Fabric, PeerDialer};
 
-const WITHIN: Duration = Duration::from_secs(10);
 /// Connections of other nodes at once.
 const CONNECTIONS_MAX: usize = 4096;
 
@@ -25,16 +23,17 @@ const CONNECTIONS_MAX: usize = 4096;
 pub struct Dialer(pub Arc<Access>);
 
 impl PeerDialer for Dialer {
-    fn dial(
-        &self,
-        node: &str,
-        address: SocketAddr,
-    ) -> BoxFuture<'static, io::Result<Box<dyn PeerIo>>> {
+    fn dial(&self, node: &str, address: SocketAddr) -> BoxFuture<'static, Result<Peer, PeerError>> {
         let access = Arc::clone(&self.0);
-        let node = node.to_owned();
+        let (node, address) = (node.to_owned(), address.to_string());
         Box::pin(async move {
-            let dialled = tokio::time::timeout(WITHIN, dial(&access, &node, address)).await;
-            dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            let config = own(&access).and_then(|(ca, identity)| {
+                peer_client_config(&ca, &identity, &node).map_err(io::Error::other)
+            });
+            match config {
+                Ok(config) => Peer::connect(&node, &address, config).await,
+                Err(error) => Err(PeerError::Dial { node, address, why: error.to_string() }),
+            }
         })
     }
 }
@@ -49,17 +48,6 @@ fn own(access: &Access) -> io::Result<(CertificateDer<'static>, crate::link::ide
     })
 }
 
-async fn dial(access: &Access, node: &str, address: SocketAddr) -> io::Result<Box<dyn PeerIo>> {
-    let (ca, identity) = own(access)?;
-    let config = peer_client_config(&ca, &identity, node).map_err(io::Error::other)?;
-    let tcp = TcpStream::connect(address).await?;
-    tcp.set_nodelay(true)?;
-    // The name is not looked at: the verifier knows which node's certificate it wants.
-    let name = ServerName::from(address.ip());
-    let tls = TlsConnector::from(config).connect(name, tcp).await?;
-    Ok(Box::new(tls))
-}
-
 /// Takes other nodes' links until the shutdown.
 pub async fn serve(
     listener: TcpListener,
@@ -68,6 +56,8 @@ pub async fn serve(
     shutdown: Shutdown,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (incoming, streams) = peer::incoming_queue();
+    tokio::spawn(fabric.serve_peers(streams));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = tokio::select! {
@@ -81,30 +71,34 @@ pub async fn serve(
                 }
             },
         };
-        let (access, fabric, shutdown) =
-            (Arc::clone(&access), Arc::clone(&fabric), shutdown.clone());
+        let (access, incoming, shutdown) =
+            (Arc::clone(&access), incoming.clone(), shutdown.clone());
         tokio::spawn(async move {
-            shutdown.run_until_cancelled(connection(stream, &access, &fabric)).await;
+            connection(stream, &access, incoming, &shutdown).await;
             drop(place);
         });
     }
 }
 
-async fn connection(stream: TcpStream, access: &Access, fabric: &Fabric) {
-    let shaken = async {
-        let (ca, identity) = own(access)?;
-        let config = peer_server_config(&ca, &identity).map_err(io::Error::other)?;
+async fn connection(
+    stream: TcpStream,
+    access: &Access,
+    incoming: mpsc::Sender<Incoming>,
+    shutdown: &Shutdown,
+) {
+    let config = own(access).and_then(|(ca, identity)| {
         stream.set_nodelay(true)?;
-        TlsAcceptor::from(config).accept(stream).await
+        peer_server_config(&ca, &identity).map_err(io::Error::other)
+    });
+    let ended = match config {
+        Ok(config) => peer::accept(stream, config, incoming, shutdown).await,
+        Err(error) => return tracing::warn!(%error, "another node's link cannot be taken"),
     };
-    let stream = match tokio::time::timeout(WITHIN, shaken).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "another node's link was not taken"),
-        Err(_) => return,
-    };
-    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    match shown.and_then(|der| node_of(der)) {
-        Some(node) => fabric.serve_peer(&node, Box::new(stream)).await,
-        None => tracing::warn!("a link was refused, since its certificate is no node's"),
+    match ended {
+        Err(PeerError::NotANode) => {
+            tracing::warn!("a link was refused, since its certificate is no node's");
+        }
+        Err(error) => tracing::debug!(%error, "another node's link has ended"),
+        Ok(()) => {}
     }
 }

@@ -8,7 +8,6 @@
 //! node's own pod range.
 
 mod datagram;
-mod dial;
 mod link;
 mod serve;
 
@@ -21,7 +20,6 @@ use super::NetError;
 use super::stream::{Shutdown, TcpStream};
 use crate::link::peer::{Peer, PeerError, PeerStream};
 
-pub use dial::MtlsPeers;
 pub(crate) use link::PeerLink;
 pub(crate) use serve::serve;
 

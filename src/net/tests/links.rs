@@ -1,5 +1,9 @@
 use super::*;
+use rustls::pki_types::CertificateDer;
+
+use crate::link::identity::{Ca, Identity, IdentityRequest, Usage};
 use crate::link::peer::{self, Peer, PeerError};
+use crate::link::tls::{peer_client_config, peer_server_config};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
@@ -208,32 +212,54 @@ async fn requests_to_a_handler_on_another_node_are_served_there() {
     }
 }
 
+/// Dials over mTLS as one node.
+struct Certified {
+    ca: CertificateDer<'static>,
+    identity: Identity,
+}
+
+impl PeerDialer for Certified {
+    fn dial(&self, node: &str, address: SocketAddr) -> BoxFuture<'static, Result<Peer, PeerError>> {
+        let tls = peer_client_config(&self.ca, &self.identity, node).expect("a configuration");
+        let node = node.to_owned();
+        Box::pin(async move { Peer::connect(&node, &address.to_string(), tls).await })
+    }
+}
+
+/// A node with a certificate that listens for others.
+async fn certified(ca: &Ca, node: &str) -> (Arc<Fabric>, SocketAddr) {
+    let identity = ca.issue(&IdentityRequest {
+        common_name: format!("system:node:{node}"),
+        organizations: vec!["system:nodes".into()],
+        sans: vec!["127.0.0.1".into()],
+        usages: vec![Usage::ClientAuth, Usage::ServerAuth],
+        lifetime: std::time::Duration::from_secs(3600),
+    });
+    let identity = identity.expect("an identity");
+    let tls = peer_server_config(ca.certificate(), &identity).expect("a configuration");
+    let ca = ca.certificate().clone().into_owned();
+    let peers: Arc<dyn PeerDialer> = Arc::new(Certified { ca, identity });
+    let fabric = Fabric::new(FabricConfig { peers: Some(peers), ..FabricConfig::new(node) });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let (incoming, streams) = peer::incoming_queue();
+    tokio::spawn(fabric.serve_peers(streams));
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (tls, incoming) = (tls.clone(), incoming.clone());
+            tokio::spawn(async move {
+                let shutdown = crate::base::shutdown::Shutdown::new();
+                let _ = peer::accept(tcp, tls, incoming, &shutdown).await;
+            });
+        }
+    });
+    (fabric, address)
+}
+
 #[tokio::test]
 async fn nodes_with_certificates_are_joined_over_a_socket() {
-    use crate::link::identity::{Ca, IdentityRequest, Usage};
     let ca = Ca::ephemeral(crate::base::clock::SystemClock::shared()).expect("a CA");
-    let join = async |node: &str| {
-        let identity = ca.issue(&IdentityRequest {
-            common_name: format!("system:node:{node}"),
-            organizations: vec!["system:nodes".into()],
-            sans: vec!["127.0.0.1".into()],
-            usages: vec![Usage::ClientAuth, Usage::ServerAuth],
-            lifetime: std::time::Duration::from_secs(3600),
-        });
-        let identity = identity.expect("an identity");
-        let peers = MtlsPeers::new(ca.certificate().clone().into_owned(), identity);
-        let dialer: Arc<dyn PeerDialer> = peers.clone();
-        let config = FabricConfig { peers: Some(dialer), ..FabricConfig::new(node) };
-        let fabric = Fabric::new(config);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("bound");
-        tokio::spawn({
-            let fabric = fabric.clone();
-            async move { peers.listen(&fabric, listener, Default::default()).await }
-        });
-        (fabric, address)
-    };
-    let ((a, at_a), (b, at_b)) = (join("a").await, join("b").await);
+    let ((a, at_a), (b, at_b)) = (certified(&ca, "a").await, certified(&ca, "b").await);
     for fabric in [&a, &b] {
         for (name, cidr, at) in [("a", "10.128.0.0/20", at_a), ("b", "10.128.16.0/20", at_b)] {
             fabric.set_node(NodeRoute { peer_addr: Some(at), ..route(name, cidr) });
