@@ -32,3 +32,5 @@ pub mod tokens;
 
 pub use config::{AgentArgs, AgentConfig, ApiAccess, ConfigError, LeaseSettings, LogSettings};
 pub use run::{AgentError, run};
+#[cfg(test)]
+mod tests;

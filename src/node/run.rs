@@ -33,15 +33,18 @@ use super::{peers, tables};
 use crate::base::clock::{SharedClock, SystemClock};
 use crate::base::shutdown::Shutdown;
 use crate::client::events::Recorder;
-use crate::image::{Images, Policy};
+use crate::image::{Images, Policy, PullPolicy};
 use crate::link::tls::{ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL, client_config, server_config_with};
 use crate::link::tunnel::{self, TunnelConfig};
 use crate::net::{Fabric, FabricConfig, VirtualTarget};
-use crate::runtime::{Runtime, RuntimeConfig, RuntimeError};
+use crate::runtime::{Runtime, RuntimeConfig, RuntimeError, Toolbox};
 
 /// What stands for the API server inside the virtual network.
 const API_SERVER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 18, 0, 1)), 6443);
+
+/// Where the applets of `exec` come from.
+const TOOLBOX: &str = "coracle.dev/samples/toolbox:v1";
 
 /// Why an agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +133,18 @@ fn fabric(config: &AgentConfig, access: &Arc<Access>, clock: &SharedClock) -> Ar
     Fabric::new(fabric)
 }
 
-fn assemble(
+/// The applets that `exec` finds, from the guests that this program carries.
+pub(super) async fn toolbox(images: &Images) -> Option<Toolbox> {
+    match images.resolve(TOOLBOX, PullPolicy::IfNotPresent).await {
+        Ok(found) => Some(Toolbox { path: found.path, digest: found.digest }),
+        Err(error) => {
+            tracing::warn!(%error, "exec has no applets");
+            None
+        }
+    }
+}
+
+async fn assemble(
     config: AgentConfig,
     clock: SharedClock,
     access: &Arc<Access>,
@@ -143,9 +157,13 @@ fn assemble(
     };
     let client = access.client();
     let store = Arc::new(NodeStore::open(&dir)?);
-    let runtime = Runtime::new(RuntimeConfig::new(dir.join("runtime")))?;
     let policy = Policy { allow_file: config.allow_file_images };
     let images = Images::new(&dir.join("images"), policy).map_err(unusable)?;
+    let runtime = RuntimeConfig {
+        toolbox: toolbox(&images).await,
+        ..RuntimeConfig::new(dir.join("runtime"))
+    };
+    let runtime = Runtime::new(runtime)?;
     let amounts = resources(&config, &Machine::read(&dir)).amounts;
     let facts = admit::Facts {
         name: config.node_name.clone(),
@@ -196,7 +214,7 @@ async fn serve(
         kubelet_port: local(&kubelet).port(),
         peer: reachable(local(&peer), config.node_ip),
     };
-    let node = assemble(config, Arc::clone(&clock), &access, shutdown.clone())?;
+    let node = assemble(config, Arc::clone(&clock), &access, shutdown.clone()).await?;
     node.fabric.set_virtual(API_SERVER, virtual_target(&access).await);
     tables::restore(&node);
     register::restore(&node);
