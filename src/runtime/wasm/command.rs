@@ -1,19 +1,28 @@
 //! Programs: core modules with `_start`, components with `wasi:cli/run`.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use wasmtime::Result;
 
 use super::artifacts::Code;
 use super::linker::Linked;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, TRAPPED};
 use super::state::Context;
+use crate::runtime::spec::ExitReason;
 
 /// Runs a program from its start to its end.
 pub async fn run(code: &Arc<Code>, context: &Context) -> Outcome {
-    match call(code, context).await {
-        Ok(outcome) => outcome,
-        Err(error) => Outcome::of_error(&error),
+    // A mistake of ours must not leave a workload that never ends; the store goes either way.
+    match AssertUnwindSafe(call(code, context)).catch_unwind().await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => Outcome::of_error(&error),
+        Err(_) => Outcome {
+            code: TRAPPED,
+            reason: ExitReason::Error,
+            message: "the runtime broke while it ran the program".to_string(),
+        },
     }
 }
 
