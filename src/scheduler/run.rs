@@ -222,3 +222,7 @@ impl Effects {
         Done::Told
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;
