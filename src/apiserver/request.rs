@@ -21,6 +21,12 @@ impl Query {
             .map_err(|e| ApiError::bad_request(e.to_string()))
     }
 
+    /// As it stands behind `?`, percent-encoded.
+    pub fn encode(&self) -> String {
+        let pair = |(key, value): &(String, String)| format!("{}={}", escaped(key), escaped(value));
+        self.0.iter().map(pair).collect::<Vec<_>>().join("&")
+    }
+
     /// The first value of a parameter; empty where it is missing.
     pub fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
@@ -193,6 +199,14 @@ fn equal_fields(selector: &str) -> Vec<(String, String)> {
     terms
         .filter_map(|term| term.split_once("==").or_else(|| term.split_once('=')))
         .map(|(field, value)| (field.trim().to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// Percent-encoded for a query.
+pub(super) fn escaped(text: &str) -> String {
+    let keep = |b: u8| b.is_ascii_alphanumeric() || b"-_.~:".contains(&b);
+    text.bytes()
+        .map(|b| if keep(b) { (b as char).to_string() } else { format!("%{b:02X}") })
         .collect()
 }
 

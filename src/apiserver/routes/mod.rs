@@ -7,6 +7,7 @@
 
 mod identity;
 mod pods;
+mod proxy;
 mod read;
 mod scale;
 mod subresource;

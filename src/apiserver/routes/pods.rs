@@ -16,6 +16,7 @@ use crate::apiserver::encoding;
 use crate::apiserver::negotiate::Offer;
 use crate::apiserver::registry::update::Target;
 use crate::apiserver::registry::{DeleteOptions, meta};
+use crate::apiserver::request::escaped;
 use crate::apiserver::respond;
 use crate::apiserver::strategy::Part;
 use crate::base::clock::rfc3339_seconds;
@@ -337,11 +338,4 @@ async fn relay(response: Response<crate::apiserver::nodes::Body>) -> Answered {
         StatusCode::SERVICE_UNAVAILABLE => ApiError::new(Reason::ServiceUnavailable, message),
         _ => ApiError::internal(message),
     })
-}
-
-fn escaped(text: &str) -> String {
-    let keep = |b: u8| b.is_ascii_alphanumeric() || b"-_.~:".contains(&b);
-    text.bytes()
-        .map(|b| if keep(b) { (b as char).to_string() } else { format!("%{b:02X}") })
-        .collect()
 }

@@ -6,7 +6,7 @@ use axum::body::Body;
 use http::StatusCode;
 use serde_json::Value;
 
-use super::{Answered, Context, not_allowed, not_served, pods, read, scale, write};
+use super::{Answered, Context, not_allowed, not_served, pods, proxy, read, scale, write};
 use crate::api::Object;
 use crate::api::kinds::Subresource;
 use crate::api::schema::Expected;
@@ -44,12 +44,12 @@ pub(super) async fn serve(
         Subresource::Binding => pods::bind(context, resource, name, body).await,
         Subresource::Eviction => pods::evict(context, resource, name, body).await,
         Subresource::Log => pods::log(context, resource, name).await,
+        Subresource::Proxy => proxy::node(context, resource, name, &path.rest, body).await,
         Subresource::Token => token(context, resource, name, body).await,
         // What streams to a pod, and resize, is not served yet: discovery tells what will be.
         Subresource::Exec
         | Subresource::Attach
         | Subresource::PortForward
-        | Subresource::Proxy
         | Subresource::Resize => Err(not_served()),
     }
 }

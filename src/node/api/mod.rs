@@ -1,4 +1,4 @@
-//! The kubelet's HTTP API: `/healthz`, `/pods`, `/containerLogs/…`, `/stats/summary`,
+//! The kubelet's HTTP API: `/healthz`, `/pods`, `/containerLogs/…`, `/stats/summary`, `/metrics`,
 //! `/metrics/resource`.
 //!
 //! It is reached in two ways: over the tunnel that the agent dialled to its API server, where
@@ -9,6 +9,7 @@
 pub mod listen;
 mod logs;
 mod stats;
+mod traffic;
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/pods", get(pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::logs))
         .route("/stats/summary", get(stats::summary))
+        .route("/metrics", get(traffic::metrics))
         .route("/metrics/resource", get(stats::metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&node), authorize))
         .with_state(node)
