@@ -15,12 +15,37 @@ pub struct Facts {
     pub allocatable: Amounts,
 }
 
+/// What a pod asks of the node, or what several do together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asks {
+    amounts: Amounts,
+    /// Protocol and number of host ports.
+    ports: Vec<(String, i32)>,
+}
+
+impl Asks {
+    pub fn of(pod: &Pod) -> Self {
+        let amounts = pod.spec.as_ref().map(pod_requests).unwrap_or_default();
+        Self { amounts, ports: host_ports(pod) }
+    }
+
+    pub fn add(&mut self, more: &Self) {
+        for (name, value) in &more.amounts {
+            match self.amounts.get_mut(name) {
+                Some(sum) => *sum = sum.saturating_add(*value),
+                None => drop(self.amounts.insert(name.clone(), *value)),
+            }
+        }
+        self.ports.extend(more.ports.iter().cloned());
+    }
+}
+
 fn refuse(reason: &str, message: String) -> Verdict {
     Verdict { reason: reason.to_owned(), message: format!("Pod was rejected: {message}") }
 }
 
-/// Whether `pod` may run here beside `others`, the pods that have not ended.
-pub fn admit(pod: &Pod, others: &[&Pod], facts: &Facts) -> Result<(), Verdict> {
+/// Whether `pod` may run here beside what the pods that have not ended use.
+pub fn admit(pod: &Pod, used: &Asks, facts: &Facts) -> Result<(), Verdict> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
         let message = format!("the node's OS is linux, but the pod asks for {}", os.name);
@@ -31,21 +56,14 @@ pub fn admit(pod: &Pod, others: &[&Pod], facts: &Facts) -> Result<(), Verdict> {
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return Err(refuse("NodeAffinity", message.to_owned()));
     }
-    let wanted = host_ports(pod);
-    if others.iter().flat_map(|o| host_ports(o)).any(|port| wanted.contains(&port)) {
+    if host_ports(pod).iter().any(|port| used.ports.contains(port)) {
         let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
         return Err(refuse("NodePorts", message.to_owned()));
     }
-    let mut used = Amounts::new();
-    for other in others.iter().filter_map(|o| o.spec.as_ref()) {
-        for (name, value) in pod_requests(other) {
-            *used.entry(name).or_default() += value;
-        }
-    }
     for (name, requested) in pod_requests(spec) {
         let capacity = facts.allocatable.get(&name).copied().unwrap_or(0);
-        let used = used.get(&name).copied().unwrap_or(0);
-        if requested > 0 && used + requested > capacity {
+        let used = used.amounts.get(&name).copied().unwrap_or(0);
+        if requested > 0 && used.saturating_add(requested) > capacity {
             let message = format!(
                 "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
             );
@@ -120,6 +138,12 @@ mod tests {
         pod(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": cpu}}}]}))
     }
 
+    fn used(pods: &[&Pod]) -> Asks {
+        let mut all = Asks::default();
+        pods.iter().for_each(|pod| all.add(&Asks::of(pod)));
+        all
+    }
+
     fn facts() -> Facts {
         let amounts = [("cpu", 2000), ("memory", 1 << 30), ("pods", 3)];
         Facts {
@@ -132,20 +156,20 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_in_the_kubelets_words() {
         let (a, b) = (with_cpu("1900m"), with_cpu("100m"));
-        assert_eq!(admit(&b, &[&a], &facts()), Ok(()));
-        let refused = admit(&with_cpu("101m"), &[&a], &facts()).expect_err("too much");
+        assert_eq!(admit(&b, &used(&[&a]), &facts()), Ok(()));
+        let refused = admit(&with_cpu("101m"), &used(&[&a]), &facts()).expect_err("too much");
         assert_eq!(refused.reason, "OutOfcpu");
         assert_eq!(
             refused.message,
             "Pod was rejected: Node didn't have enough resource: cpu, requested: 101, used: 1900, capacity: 2000"
         );
         let none = pod(json!({"containers": [{"name": "a"}]}));
-        let full = admit(&none, &[&none, &none, &none], &facts()).expect_err("too many");
+        let full = admit(&none, &used(&[&none, &none, &none]), &facts()).expect_err("too many");
         assert_eq!(full.reason, "OutOfpods");
         let gpu = json!({"containers": [{"name": "a", "resources": {"limits": {"x.io/gpu": 1}}}]});
         let gpu = serde_json::to_string(&gpu).expect("json").replace(":1}", ":\"1\"}");
         let gpu = pod(serde_json::from_str(&gpu).expect("json"));
-        assert_eq!(admit(&gpu, &[], &facts()).expect_err("none").reason, "OutOfx.io/gpu");
+        assert_eq!(admit(&gpu, &used(&[]), &facts()).expect_err("none").reason, "OutOfx.io/gpu");
     }
 
     #[test]
@@ -154,9 +178,9 @@ mod tests {
             pod(json!({"containers": [{"name": "a", "ports": [
                 {"containerPort": 80, "hostPort": 8080, "protocol": protocol}]}]}))
         };
-        assert_eq!(admit(&port("TCP"), &[&port("UDP")], &facts()), Ok(()));
+        assert_eq!(admit(&port("TCP"), &used(&[&port("UDP")]), &facts()), Ok(()));
         assert_eq!(
-            admit(&port("TCP"), &[&port("TCP")], &facts()).expect_err("taken").reason,
+            admit(&port("TCP"), &used(&[&port("TCP")]), &facts()).expect_err("taken").reason,
             "NodePorts"
         );
     }
@@ -165,9 +189,9 @@ mod tests {
     fn selectors_and_affinity_are_checked_again() {
         let selector =
             |value: &str| pod(json!({"nodeSelector": {"zone": value}, "containers": []}));
-        assert_eq!(admit(&selector("a"), &[], &facts()), Ok(()));
+        assert_eq!(admit(&selector("a"), &used(&[]), &facts()), Ok(()));
         assert_eq!(
-            admit(&selector("b"), &[], &facts()).expect_err("elsewhere").reason,
+            admit(&selector("b"), &used(&[]), &facts()).expect_err("elsewhere").reason,
             "NodeAffinity"
         );
         let affinity = |operator: &str, values: &[&str]| {
@@ -175,8 +199,8 @@ mod tests {
                 "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
                     {"matchExpressions": [{"key": "zone", "operator": operator, "values": values}]}]}}}}))
         };
-        assert_eq!(admit(&affinity("In", &["a", "b"]), &[], &facts()), Ok(()));
-        assert!(admit(&affinity("NotIn", &["a"]), &[], &facts()).is_err());
-        assert!(admit(&affinity("DoesNotExist", &[]), &[], &facts()).is_err());
+        assert_eq!(admit(&affinity("In", &["a", "b"]), &used(&[]), &facts()), Ok(()));
+        assert!(admit(&affinity("NotIn", &["a"]), &used(&[]), &facts()).is_err());
+        assert!(admit(&affinity("DoesNotExist", &[]), &used(&[]), &facts()).is_err());
     }
 }

@@ -11,16 +11,17 @@
 //! **Invariant:** a worker belongs to a UID, never to a name: a Pod that was deleted and made
 //! again is another pod.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::addresses::Addresses;
-use super::admit::{self, admit};
+use super::admit::{self, Asks, admit};
 use super::config::AgentConfig;
 use super::logs::Logs;
 use super::pod::env::ServiceLink;
@@ -32,10 +33,11 @@ use super::tokens::Tokens;
 use crate::base::clock::SharedClock;
 use crate::base::shutdown::Shutdown;
 use crate::client::Key;
-use crate::client::events::Recorder;
+use crate::client::events::{EventType, Recorder};
 use crate::client::informer::{Builder, Informer, Source};
+use crate::client::meta::reference;
 use crate::image::Images;
-use crate::net::Fabric;
+use crate::net::{Fabric, HostPortOwner};
 use crate::runtime::Runtime;
 
 /// How many pod statuses are written at once.
@@ -83,14 +85,16 @@ impl Node {
         same.max_by_key(|handle| created(handle)).cloned()
     }
 
-    /// All pods that the node has, with whether they are over.
-    pub fn pods(&self) -> Vec<(Arc<Pod>, bool)> {
-        let workers = self.workers.lock();
-        let seen = workers.values().map(|handle| {
+    /// What the pods that are not over use together.
+    fn used(&self) -> Asks {
+        let mut all = Asks::default();
+        for handle in self.workers.lock().values() {
             let view = handle.view.lock();
-            (Arc::clone(&view.pod), view.over)
-        });
-        seen.collect()
+            if !view.over {
+                all.add(&view.asks);
+            }
+        }
+        all
     }
 }
 
@@ -126,6 +130,10 @@ pub async fn dispatch(node: Arc<Node>) {
         () = shutdown.cancelled() => return,
         () = informer.synced() => forget_missing(&node, &informer),
     }
+    let swept = Arc::clone(&node);
+    // Before any new pod may make a directory.
+    let _ = tokio::task::spawn_blocking(move || sweep(&swept)).await;
+    let mut names = names(&node);
     loop {
         let keys = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -137,10 +145,20 @@ pub async fn dispatch(node: Arc<Node>) {
         found.sort_by_key(|(_, pod)| {
             pod.as_ref().and_then(|p| p.metadata.creation_timestamp.clone()).map(|t| t.0)
         });
+        let mut used = None;
         for (key, pod) in found {
-            observe(&node, &key, pod);
+            observe(&node, &mut names, key, pod, &mut used);
         }
     }
+}
+
+/// The UID of the pod that has each name.
+fn names(node: &Node) -> HashMap<Key, String> {
+    let workers = node.workers.lock();
+    let known = workers
+        .iter()
+        .map(|(uid, handle)| (Key::of(&handle.view.lock().pod.metadata), uid.clone()));
+    known.collect()
 }
 
 /// Stored pods that the API no longer has were deleted while the agent was away.
@@ -157,33 +175,104 @@ fn forget_missing(node: &Arc<Node>, informer: &Informer<Pod>) {
     }
 }
 
-fn observe(node: &Arc<Node>, key: &Key, pod: Option<Arc<Pod>>) {
+/// Hands what the API says of one name to its pod. `used` is what the pods use, once somebody
+/// needed to know.
+fn observe(
+    node: &Arc<Node>,
+    names: &mut HashMap<Key, String>,
+    key: Key,
+    pod: Option<Arc<Pod>>,
+    used: &mut Option<Asks>,
+) {
     let uid = pod.as_ref().and_then(|p| p.metadata.uid.clone());
-    let mut known = None;
-    for (other, handle) in node.workers.lock().iter() {
-        if Some(other) == uid.as_ref() {
-            known = Some(Arc::clone(handle));
-        } else if Key::of(&handle.view.lock().pod.metadata) == *key {
-            handle.updates.send_replace(Update::Gone);
-        }
+    let worker = |uid: &String| node.workers.lock().get(uid).cloned();
+    if let Some(before) = names.get(&key).filter(|before| Some(*before) != uid.as_ref())
+        && let Some(handle) = worker(before)
+    {
+        handle.updates.send_replace(Update::Gone);
     }
-    let (Some(pod), Some(uid)) = (pod, uid) else { return };
-    if let Some(handle) = known {
+    let (Some(pod), Some(uid)) = (pod, uid) else {
+        names.remove(&key);
+        return;
+    };
+    names.insert(key, uid.clone());
+    if let Some(handle) = worker(&uid) {
         handle.updates.send_replace(Update::Pod(pod));
         return;
     }
     let ended = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    if matches!(ended, Some("Succeeded" | "Failed")) && pod.metadata.deletion_timestamp.is_none() {
+    let leaving = pod.metadata.deletion_timestamp.is_some();
+    if matches!(ended, Some("Succeeded" | "Failed")) && !leaving {
         return;
     }
-    let pods = node.pods();
-    let others: Vec<&Pod> =
-        pods.iter().filter(|(_, over)| !over).map(|(pod, _)| pod.as_ref()).collect();
-    let beginning = match admit(&pod, &others, &node.facts.load()) {
-        Ok(()) => Beginning::Fresh,
-        Err(_) if pod.metadata.deletion_timestamp.is_some() => Beginning::Fresh,
-        Err(verdict) => Beginning::Rejected(verdict),
+    let used = used.get_or_insert_with(|| node.used());
+    let beginning = match admit(&pod, used, &node.facts.load()) {
+        Err(verdict) if !leaving => Beginning::Rejected(verdict),
+        _ => {
+            used.add(&Asks::of(&pod));
+            Beginning::Fresh
+        }
     };
     let handle = Worker::start(node, pod, beginning);
     node.workers.lock().insert(uid, handle);
+}
+
+/// Removes the volumes of pods that nobody knows any more: what an agent left that was killed
+/// while it cleaned up.
+fn sweep(node: &Node) {
+    let known: HashSet<String> = node.workers.lock().keys().cloned().collect();
+    let volumes = std::fs::read_dir(node.config.data_dir.join("volumes"));
+    for entry in volumes.into_iter().flatten().flatten() {
+        let uid = entry.file_name().to_string_lossy().into_owned();
+        if !known.contains(&uid)
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(uid, %error, "volumes of a forgotten pod were not removed");
+        }
+    }
+    let logs = std::fs::read_dir(node.config.data_dir.join("pods"));
+    for entry in logs.into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let uid = name.rsplit('_').next().unwrap_or_default();
+        if !known.contains(uid)
+            && let Err(error) = std::fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(name, %error, "logs of a forgotten pod were not removed");
+        }
+    }
+}
+
+/// Tells of host ports that cannot be opened, on the pod or the Service that wants them.
+pub async fn tell_host_ports(node: Arc<Node>) {
+    let mut events = node.fabric.host_port_events();
+    loop {
+        let event = tokio::select! {
+            () = node.shutdown.cancelled() => return,
+            event = events.recv() => match event {
+                Ok(event) => event,
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return,
+            },
+        };
+        let Some(error) = event.error else { continue };
+        let (address, protocol) = (event.address, event.protocol);
+        let about = match event.owner {
+            HostPortOwner::Service { namespace, name } => ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Service".to_owned()),
+                namespace: Some(namespace),
+                name: Some(name),
+                ..ObjectReference::default()
+            },
+            HostPortOwner::Pod { uid, .. } => match node.workers.lock().get(&uid) {
+                Some(handle) => reference(handle.view.lock().pod.as_ref()),
+                None => continue,
+            },
+        };
+        let message = format!(
+            "Node {} cannot listen on {address} ({protocol:?}): {error}; it tries again until the port is free",
+            node.config.node_name
+        );
+        node.recorder.event(&about, EventType::Warning, "HostPortUnavailable", message);
+    }
 }

@@ -233,6 +233,7 @@ async fn serve(
         join::keep(node.config.clone(), Arc::clone(&access), clock.clone(), shutdown.clone());
     tokio::spawn(keep);
     tokio::spawn(register::run(Arc::clone(&node), endpoints));
+    tokio::spawn(agent::tell_host_ports(Arc::clone(&node)));
     tokio::spawn(network(Arc::clone(&node), Arc::clone(&access)));
     let taking =
         peers::serve(peer, Arc::clone(&access), Arc::clone(&node.fabric), shutdown.clone());

@@ -106,92 +106,63 @@ fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
+/// One family of samples in the Prometheus text format.
+fn family(
+    text: &mut String,
+    (name, kind, help): (&str, &str, &str),
+    samples: impl IntoIterator<Item = (String, f64)>,
+) {
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in samples {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
+fn pod_labels(pod: &PodStats) -> String {
+    format!("namespace=\"{}\",pod=\"{}\"", escaped(&pod.namespace), escaped(&pod.name))
+}
+
+/// A sample for every container of every pod.
+fn by_container(
+    pods: &[PodStats],
+    value: impl Fn(&Stats) -> f64 + Copy,
+) -> impl Iterator<Item = (String, f64)> {
+    pods.iter().flat_map(move |pod| {
+        pod.containers.iter().map(move |(name, stats)| {
+            let labels = format!("{{container=\"{}\",{}}}", escaped(name), pod_labels(pod));
+            (labels, value(stats))
+        })
+    })
+}
+
+/// A sample for every pod.
+fn by_pod(
+    pods: &[PodStats],
+    value: impl Fn((u64, u64)) -> f64,
+) -> impl Iterator<Item = (String, f64)> {
+    pods.iter().map(move |pod| (format!("{{{}}}", pod_labels(pod)), value(pod.total())))
+}
+
 pub(super) async fn metrics(State(node): State<Arc<Node>>) -> Response {
     let pods = collect(&node);
     let (cpu, memory) = own_use();
-    let mut text = String::new();
-    let head = |text: &mut String, name: &str, kind: &str, help: &str| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    };
     let seconds = |nanos: u64| nanos as f64 / 1e9;
-    let label = |pod: &PodStats| {
-        format!("namespace=\"{}\",pod=\"{}\"", escaped(&pod.namespace), escaped(&pod.name))
-    };
-    head(
-        &mut text,
-        "container_cpu_usage_seconds_total",
-        "counter",
-        "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
-    );
-    for pod in &pods {
-        for (name, stats) in &pod.containers {
-            let (name, cpu) = (escaped(name), seconds(nanos(stats)));
-            let _ = writeln!(
-                text,
-                "container_cpu_usage_seconds_total{{container=\"{name}\",{}}} {cpu}",
-                label(pod)
-            );
-        }
-    }
-    head(
-        &mut text,
-        "container_memory_working_set_bytes",
-        "gauge",
-        "[STABLE] Current working set of the container in bytes",
-    );
-    for pod in &pods {
-        for (name, stats) in &pod.containers {
-            let (name, bytes) = (escaped(name), stats.memory_bytes);
-            let _ = writeln!(
-                text,
-                "container_memory_working_set_bytes{{container=\"{name}\",{}}} {bytes}",
-                label(pod)
-            );
-        }
-    }
-    head(
-        &mut text,
-        "node_cpu_usage_seconds_total",
-        "counter",
-        "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
-    );
-    let _ = writeln!(text, "node_cpu_usage_seconds_total {cpu}");
-    head(
-        &mut text,
-        "node_memory_working_set_bytes",
-        "gauge",
-        "[STABLE] Current working set of the node in bytes",
-    );
-    let _ = writeln!(text, "node_memory_working_set_bytes {memory}");
-    head(
-        &mut text,
-        "pod_cpu_usage_seconds_total",
-        "counter",
-        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
-    );
-    for pod in &pods {
-        let _ = writeln!(
-            text,
-            "pod_cpu_usage_seconds_total{{{}}} {}",
-            label(pod),
-            seconds(pod.total().0)
-        );
-    }
-    head(
-        &mut text,
-        "pod_memory_working_set_bytes",
-        "gauge",
-        "[STABLE] Current working set of the pod in bytes",
-    );
-    for pod in &pods {
-        let _ = writeln!(text, "pod_memory_working_set_bytes{{{}}} {}", label(pod), pod.total().1);
-    }
-    head(
-        &mut text,
-        "scrape_error",
-        "gauge",
-        "[ALPHA] 1 if there was an error while getting container metrics, 0 otherwise",
-    );
-    text.push_str("scrape_error 0\n");
+    let mut text = String::new();
+    let cpu_of = "[STABLE] Cumulative cpu time consumed in core-seconds";
+    let memory_of = "[STABLE] Current working set in bytes";
+    let name = "container_cpu_usage_seconds_total";
+    family(&mut text, (name, "counter", cpu_of), by_container(&pods, |s| seconds(nanos(s))));
+    let name = "container_memory_working_set_bytes";
+    family(&mut text, (name, "gauge", memory_of), by_container(&pods, |s| s.memory_bytes as f64));
+    let name = "node_cpu_usage_seconds_total";
+    family(&mut text, (name, "counter", cpu_of), [(String::new(), cpu)]);
+    let name = "node_memory_working_set_bytes";
+    family(&mut text, (name, "gauge", memory_of), [(String::new(), memory as f64)]);
+    let name = "pod_cpu_usage_seconds_total";
+    family(&mut text, (name, "counter", cpu_of), by_pod(&pods, |(cpu, _)| seconds(cpu)));
+    let name = "pod_memory_working_set_bytes";
+    family(&mut text, (name, "gauge", memory_of), by_pod(&pods, |(_, bytes)| bytes as f64));
+    let help = "[ALPHA] 1 if there was an error while getting container metrics, 0 otherwise";
+    family(&mut text, ("scrape_error", "gauge", help), [(String::new(), 0.0)]);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

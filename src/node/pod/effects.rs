@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
 
 use super::actions::pauses;
 use super::launch::{Launch, LaunchError, Launched, hostname, image_failure, pull_policy};
@@ -15,7 +17,7 @@ use super::worker::{Answer, Live, Worker, due_at};
 use crate::image::ImageError;
 use crate::net::{HostPort, NamespaceSpec, Protocol};
 use crate::node::sources;
-use crate::runtime::{Exit, ExitReason, WorkloadEvent};
+use crate::runtime::{Exit, ExitReason, Workload, WorkloadEvent};
 
 /// What a termination message may have.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -375,31 +377,7 @@ fn started(
     let answers = worker.sender();
     let id = container_id.clone();
     worker.aside(async move {
-        let mut told = workload.events();
-        let exit = loop {
-            tokio::select! {
-                biased;
-                exit = workload.wait() => break exit,
-                event = told.recv() => match event {
-                    Ok(WorkloadEvent::RequestTrapped { message }) => {
-                        let note = Note {
-                            warning: true,
-                            reason: "RequestTrapped",
-                            message: format!("A request was answered 500: {}", cut(message)),
-                            container: Some(container),
-                        };
-                        let _ = answers.send(Box::new(move |worker| {
-                            worker.say(note);
-                            None
-                        }));
-                    }
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => {
-                        break workload.wait().await;
-                    }
-                },
-            }
-        };
+        let exit = until_exit(&workload, container, &answers).await;
         let ended = tokio::task::spawn_blocking(move || {
             log.finish();
             let own = termination.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
@@ -425,6 +403,37 @@ fn started(
         answer
     });
     Event::Started { container, run, container_id }
+}
+
+/// Waits for the end of a workload and tells what it says meanwhile.
+async fn until_exit(
+    workload: &Workload,
+    container: usize,
+    answers: &mpsc::UnboundedSender<Answer>,
+) -> Exit {
+    let mut told = workload.events();
+    loop {
+        tokio::select! {
+            biased;
+            exit = workload.wait() => return exit,
+            event = told.recv() => match event {
+                Ok(WorkloadEvent::RequestTrapped { message }) => {
+                    let note = Note {
+                        warning: true,
+                        reason: "RequestTrapped",
+                        message: format!("A request was answered 500: {}", cut(message)),
+                        container: Some(container),
+                    };
+                    let _ = answers.send(Box::new(move |worker| {
+                        worker.say(note);
+                        None
+                    }));
+                }
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return workload.wait().await,
+            },
+        }
+    }
 }
 
 fn terminated(exit: Exit, message: String, container_id: String) -> Terminated {

@@ -31,6 +31,7 @@ use crate::client::events::EventType;
 use crate::client::meta::reference;
 use crate::image::Artifact;
 use crate::net::Namespace;
+use crate::node::admit::Asks;
 use crate::node::agent::Node;
 use crate::node::sources;
 use crate::runtime::Workload;
@@ -69,6 +70,8 @@ pub struct View {
     pub pod: Arc<Pod>,
     pub status: Option<PodStatus>,
     pub workloads: HashMap<String, Arc<Workload>>,
+    /// What it counts as while it is not over.
+    pub asks: Asks,
     /// It no longer counts against the node's resources.
     pub over: bool,
 }
@@ -125,6 +128,7 @@ impl Worker {
             pod: Arc::clone(&pod),
             status: None,
             workloads: HashMap::new(),
+            asks: Asks::of(&pod),
             over: state.is_down(),
         };
         let handle = Arc::new(Handle { updates, view: Mutex::new(view) });
