@@ -5,6 +5,7 @@
 //! **Invariant:** a kind is a row in [`kinds`], types in [`schema`], and pure functions of its
 //! own; nothing generic knows a kind by name.
 
+pub mod defaults;
 pub mod field;
 pub mod kinds;
 pub mod meta;
@@ -15,6 +16,7 @@ pub mod schema;
 pub mod schema_docs;
 pub mod selector;
 pub mod status;
+pub mod validation;
 
 /// An object as it goes over the wire.
 pub type Object = serde_json::Value;

@@ -1,5 +1,18 @@
 //! What a kind does differently, as pure functions over objects. The generic registry calls them
 //! in the order of Kubernetes' `registry/rest`: `prepare`, defaults, `validate`.
+//!
+//! A built-in kind is a row in [`crate::api::kinds`], functions in [`crate::api::defaults`] and
+//! [`crate::api::validation`], and a `Rules` value here that names them with its columns.
+
+mod cells;
+mod cluster;
+mod config;
+mod event;
+mod kinds;
+mod network;
+mod pod;
+mod rules;
+mod workload;
 
 use std::time::Duration;
 
@@ -8,6 +21,8 @@ use serde_json::Value;
 
 use crate::api::Object;
 use crate::api::status::FieldError;
+
+pub use kinds::strategies;
 
 /// Which part of an object a write is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
