@@ -144,16 +144,35 @@ impl Executor {
         meter: Arc<Meter>,
         guest: impl Future<Output = T> + Send + 'static,
     ) -> GuestTask<T> {
-        let slow = self.slow.as_ref().expect("there until dropped").handle().clone();
-        let seat = Seat {
+        self.run(self.seat(meter, guest))
+    }
+
+    /// A guest that is not polled by anyone yet.
+    pub fn seat<T>(
+        &self,
+        meter: Arc<Meter>,
+        guest: impl Future<Output = T> + Send + 'static,
+    ) -> Seat<T> {
+        Seat {
             guest: Box::pin(guest),
             meter,
             engines: self.engines.clone(),
             heat: Duration::ZERO,
             wakes: Arc::new(Wakes::default()),
             asleep: None,
-        };
+        }
+    }
+
+    /// Runs a guest, or what is left of it, on the guests' threads.
+    pub fn run<T: Send + 'static>(&self, seat: Seat<T>) -> GuestTask<T> {
+        let slow = self.slow.as_ref().expect("there until dropped").handle().clone();
         GuestTask(Some(self.handle().spawn(travel(seat, slow))))
+    }
+
+    /// Polls a guest on the caller's thread, as if it were on the guests'.
+    pub fn poll_here<T>(&self, seat: &mut Seat<T>, cx: &mut Context<'_>) -> Poll<T> {
+        let _timers_and_tasks = self.handle().enter();
+        seat.poll(cx)
     }
 }
 
@@ -254,7 +273,7 @@ impl Wake for Wakes {
 }
 
 /// A guest with its accounts.
-struct Seat<T> {
+pub struct Seat<T> {
     guest: BoxFuture<'static, T>,
     meter: Arc<Meter>,
     engines: Arc<Engines>,
@@ -290,6 +309,11 @@ impl<T> Seat<T> {
         self.heat = (self.heat.saturating_sub(cooled) + (end - start)).min(HOTTEST);
         self.meter.charge(end - start);
         polled
+    }
+
+    /// Time in `poll` that has not cooled off.
+    pub fn heat(&self) -> Duration {
+        self.heat
     }
 
     fn calm(&self) -> bool {

@@ -7,19 +7,20 @@
 //!            a slot of the workload, then one of the node, within the deadline ─no─▶ 503
 //!                 │yes
 //!                 ▼
-//!            fresh instance on the guests' runtime ─▶ head of the answer ─▶ body as it is written
+//!            fresh instance ─▶ head of the answer ─▶ body as it is written
 //!                 │ trap                     │ growth past the limit
 //!                 ▼                          ▼
 //!            500, log, event            the workload ends, OOMKilled
 //! ```
 //!
-//! Whoever called reads the body from a bounded channel; the guest itself is polled on the guests'
-//! runtime only. A request that its caller gives up before the head is dropped with its instance.
+//! The guest is polled by its caller as long as it is quick ([`super::inline`]), else on the guests'
+//! threads. A request that its caller gives up before the head is dropped with its instance.
 //!
 //! **Invariant:** an instance holds one slot of its workload and one of the node until its store is
 //! gone.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -35,6 +36,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use super::artifacts::Code;
+use super::inline::{Inline, Trust};
 use super::linker::Linked;
 use super::outcome::Outcome;
 use super::outgoing::CALL_DEPTH;
@@ -54,6 +56,7 @@ pub struct Handler {
     waiting: AtomicU32,
     waiting_max: u32,
     deadline: Duration,
+    trust: Arc<Trust>,
 }
 
 /// Room for one instance, in its workload and on the node.
@@ -70,6 +73,7 @@ impl Handler {
             waiting: AtomicU32::new(0),
             waiting_max: config.queue_max,
             deadline: config.queue_timeout,
+            trust: Arc::new(Trust::new()),
             running,
         })
     }
@@ -97,25 +101,28 @@ impl Handler {
             Err(error) => return self.broken(&format!("cannot be loaded: {error}")),
         };
         running.requests.fetch_add(1, Ordering::Relaxed);
-        let (head, answered) = oneshot::channel();
+        let (head, mut answered) = oneshot::channel();
         let stop = running.stop.clone();
         let guest = self.clone().guest(code, request, peer, depth + 1, slot, head);
         let guest = running.tasks.track_future(async move {
             tokio::select! {
+                // First, so that after the workload's end not one more step is taken.
                 biased;
-                () = guest => {}
                 () = stop.cancelled() => {}
+                () = guest => {}
             }
         });
-        let task = running.runtime.executor.spawn(running.meter.clone(), guest);
-        match answered.await {
+        let seat = running.runtime.executor.seat(running.meter.clone(), guest);
+        let mut guest = Inline::new(running.runtime.clone(), self.trust.clone(), seat);
+        let answer = std::future::poll_fn(|cx| {
+            guest.poll(cx);
+            Pin::new(&mut answered).poll(cx)
+        });
+        match answer.await {
             Ok(Ok(response)) => {
-                // The body comes from the guest, which goes on.
-                task.detach();
-                response.map(|body| body.map_err(BoxError::from).boxed_unsync())
+                response.map(|body| guest.answered(body).map_err(BoxError::from).boxed_unsync())
             }
             Ok(Err(code)) => {
-                task.detach();
                 plain(StatusCode::BAD_GATEWAY, format!("the handler failed: {code}\n"))
             }
             Err(_) => plain(

@@ -6,7 +6,7 @@
 //! | `recognize`, `linker`, `artifacts` | what an artifact is, what it may import, its compiled form |
 //! | `state`, `memory`, `files`, `stdio`, `outgoing` | what an instance is given |
 //! | `executor` | where it runs, and what it is charged |
-//! | `command`, `http`, `exec` | the ways to run it |
+//! | `command`, `http`, `inline`, `exec` | the ways to run it |
 //! | `running`, `outcome` | its life and its end |
 
 mod artifacts;
@@ -16,6 +16,7 @@ mod exec;
 mod executor;
 mod files;
 mod http;
+mod inline;
 mod linker;
 mod memory;
 mod outcome;

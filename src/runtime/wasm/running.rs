@@ -31,6 +31,9 @@ use crate::runtime::spec::{Exit, ExitReason, Stats, Stdio, WorkloadEvent, Worklo
 /// Events kept for a slow reader.
 const EVENTS_KEPT: usize = 16;
 
+/// How long the end of a workload waits until all of its instances are gone.
+const CLEANUP_MAX: Duration = Duration::from_secs(2);
+
 /// A running workload.
 pub struct Running {
     pub runtime: Arc<Runtime>,
@@ -123,7 +126,8 @@ impl Running {
             finished_at: Timestamp::now(),
         };
         self.runtime.executor.handle().spawn(async move {
-            this.tasks.wait().await;
+            // An instance whose answer nobody reads goes only when its connection does.
+            let _ = tokio::time::timeout(CLEANUP_MAX, this.tasks.wait()).await;
             this.exit.send_if_modified(|now| {
                 let first = now.is_none();
                 if first {
