@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::openapi::Documents;
 use super::strategy::Strategy;
 use crate::api::kinds::{Access, Kind, KindTable, Scope};
 
@@ -61,6 +62,7 @@ impl std::fmt::Debug for Resource {
 pub struct Catalog {
     table: KindTable,
     by_resource: HashMap<String, Arc<Resource>>,
+    openapi: Arc<Documents>,
 }
 
 impl Catalog {
@@ -72,7 +74,13 @@ impl Catalog {
             let resource = Resource::new(kind.clone(), stored, strategies(kind));
             by_resource.insert(index(&kind.group, &kind.version, &kind.plural), Arc::new(resource));
         }
-        Self { table, by_resource }
+        let openapi = Arc::new(Documents::new(Arc::new(table.clone())));
+        Self { table, by_resource, openapi }
+    }
+
+    /// The OpenAPI documents of the table.
+    pub fn openapi(&self) -> &Arc<Documents> {
+        &self.openapi
     }
 
     /// The table.

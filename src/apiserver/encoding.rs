@@ -73,7 +73,7 @@ pub fn decode(resource: &Resource, entry: &Entry) -> Result<Object, ApiError> {
         ApiError::internal(format!("the stored object {} cannot be read: {e}", entry.key))
     })?;
     if let Some(conversion) = resource.strategy.conversion() {
-        conversion.from_stored(&mut object);
+        conversion.to_served(&mut object);
     }
     object["kind"] = Value::String(resource.kind.kind.to_string());
     object["apiVersion"] = Value::String(resource.api_version.clone());

@@ -16,6 +16,7 @@ pub mod listen;
 mod metrics;
 pub mod negotiate;
 pub mod nodes;
+pub mod openapi;
 pub mod registry;
 mod request;
 mod respond;

@@ -37,7 +37,7 @@ pub fn of(kind: &Kind) -> fn(&mut Object) {
         ("apps", _, "DaemonSet") => workload::daemon_set,
         ("batch", _, "Job") => workload::job,
         ("batch", _, "CronJob") => workload::cron_job,
-        ("autoscaling", version, _) if version == "v1" => workload::autoscaler_v1,
+        ("autoscaling", "v1", _) => workload::autoscaler_v1,
         ("autoscaling", _, _) => workload::autoscaler_v2,
         ("discovery.k8s.io", _, "EndpointSlice") => network::endpoint_slice,
         ("networking.k8s.io", _, "NetworkPolicy") => network::network_policy,

@@ -4,6 +4,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::{Answered, Context, not_allowed, not_served};
+use crate::api::status::ApiError;
 use crate::apiserver::discovery::{self, Aggregated};
 use crate::apiserver::negotiate::Offer;
 use crate::apiserver::respond;
@@ -26,6 +27,7 @@ pub(super) async fn serve(context: &Context, path: &str) -> Answered {
             Some(form) => aggregated(context, path == "/api", form).await,
             None => document(context, path).await,
         },
+        _ if path.starts_with("/openapi/") => openapi(context, path).await,
         _ => {
             if let Some((probe, check)) = path[1..].split_once('/') {
                 if matches!(probe, "livez" | "readyz" | "healthz") {
@@ -49,6 +51,24 @@ async fn root(context: &Context) -> Answered {
         ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
     paths.extend(rest.map(str::to_owned));
     Ok(respond::value(StatusCode::OK, &json!({"paths": paths}), style).await)
+}
+
+async fn openapi(context: &Context, path: &str) -> Answered {
+    let header_of = |name| context.headers.get(name).and_then(|v| v.to_str().ok());
+    let accept = header_of(header::ACCEPT).unwrap_or_default().to_owned();
+    let known = header_of(header::IF_NONE_MATCH).unwrap_or_default().to_owned();
+    let documents = context.registry().catalog().openapi().clone();
+    let path = path.to_owned();
+    // The first answer builds the document, which takes some milliseconds of computing.
+    let built = tokio::task::spawn_blocking(move || documents.answer(&path, &accept, &known));
+    let answer = built.await.map_err(ApiError::internal)?.ok_or_else(not_served)?;
+    let status = if answer.code == 304 { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
+    let mut response = respond::text(status, answer.content_type, answer.body);
+    let headers = response.headers_mut();
+    let tag = HeaderValue::from_str(&answer.etag).expect("hexadecimal digits and a path");
+    headers.insert(header::ETAG, tag);
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
 }
 
 async fn version(context: &Context) -> Answered {

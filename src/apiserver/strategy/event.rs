@@ -107,7 +107,7 @@ fn rename(map: &mut Map<String, Value>, from: &str, to: &str) {
 }
 
 impl Conversion for Forms {
-    fn from_stored(&self, object: &mut Object) {
+    fn to_served(&self, object: &mut Object) {
         let Some(map) = object.as_object_mut() else { return };
         for (core, newer) in NAMES {
             rename(map, core, newer);
@@ -135,7 +135,7 @@ mod tests {
             "lastTimestamp": "2026-01-01T00:00:55Z", "type": "Normal",
         });
         let mut object = stored.clone();
-        Forms.from_stored(&mut object);
+        Forms.to_served(&mut object);
         assert_eq!(object["note"], "m");
         assert_eq!(object["regarding"]["name"], "p");
         Forms.to_stored(&mut object);

@@ -148,7 +148,7 @@ pub trait Strategy: Send + Sync + 'static {
 /// From the stored form to a served one and back, where versions differ in more than their name.
 pub trait Conversion: Send + Sync {
     /// The served form of a stored object.
-    fn from_stored(&self, object: &mut Object);
+    fn to_served(&self, object: &mut Object);
 
     /// The stored form of a served object.
     fn to_stored(&self, object: &mut Object);

@@ -414,7 +414,7 @@ const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
 impl Conversion for ScalerForms {
-    fn from_stored(&self, object: &mut Object) {
+    fn to_served(&self, object: &mut Object) {
         let spec = entry(object, "spec");
         let metrics = spec.remove("metrics").unwrap_or_default();
         let behavior = spec.remove("behavior");
@@ -492,7 +492,7 @@ mod tests {
             "spec": {"maxReplicas": 3, "metrics": [cpu, memory], "behavior": {"scaleUp": {}}},
         });
         let mut object = stored.clone();
-        ScalerForms.from_stored(&mut object);
+        ScalerForms.to_served(&mut object);
         assert_eq!(object["spec"]["targetCPUUtilizationPercentage"], 70);
         assert!(object["spec"]["metrics"].is_null());
         ScalerForms.to_stored(&mut object);
