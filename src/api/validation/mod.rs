@@ -124,7 +124,8 @@ mod tests {
             check("v1", "Pod", super::pod, pod)
         };
         assert!(change(|_| {}).is_empty(), "{:?}", change(|_| {}));
-        let table: [(fn(&mut Value), &str); 16] = [
+        type Change = fn(&mut Value);
+        let table: [(Change, &str); 16] = [
             (|s| s["containers"] = json!([]), "spec.containers: Required value"),
             (|s| s["containers"][0]["name"] = json!(""), "spec.containers[0].name: Required value"),
             (

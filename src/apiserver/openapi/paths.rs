@@ -245,6 +245,27 @@ impl Operation<'_> {
         names.into_iter().map(|(name, kind)| parameter(dialect, "query", name, kind)).collect()
     }
 
+    fn responses(&self, dialect: Dialect, answer: &Value) -> Value {
+        let mut responses = Map::new();
+        let mut codes = vec![("200", "OK"), ("401", "Unauthorized")];
+        if matches!(self.action, "create" | "replace" | "patch") {
+            codes.push(("201", "Created"));
+        }
+        for (code, words) in codes {
+            let mut response = json!({"description": words});
+            if code != "401" {
+                match dialect {
+                    Dialect::V2 => response["schema"] = answer.clone(),
+                    Dialect::V3 => {
+                        response["content"] = json!({"application/json": {"schema": answer}});
+                    }
+                }
+            }
+            responses.insert(code.into(), response);
+        }
+        Value::Object(responses)
+    }
+
     fn write(&self, dialect: Dialect, tail: &str, in_namespace: bool) -> Value {
         let root = match dialect {
             Dialect::V2 => "#/definitions/",
@@ -276,25 +297,7 @@ impl Operation<'_> {
             "patch" => PATCHES.to_vec(),
             _ => vec!["*/*"],
         };
-        let answer = to(&self.schema);
-        let mut responses = Map::new();
-        let mut codes = vec![("200", "OK"), ("401", "Unauthorized")];
-        if matches!(self.action, "create" | "replace" | "patch") {
-            codes.push(("201", "Created"));
-        }
-        for (code, words) in codes {
-            let mut response = json!({"description": words});
-            if code != "401" {
-                match dialect {
-                    Dialect::V2 => response["schema"] = answer.clone(),
-                    Dialect::V3 => {
-                        response["content"] = json!({"application/json": {"schema": answer}});
-                    }
-                }
-            }
-            responses.insert(code.into(), response);
-        }
-        told["responses"] = Value::Object(responses);
+        told["responses"] = self.responses(dialect, &to(&self.schema));
         if let Some(schema) = body {
             match dialect {
                 Dialect::V2 => {
