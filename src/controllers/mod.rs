@@ -13,6 +13,7 @@
 //! | [`pod_gc`] | pods that nobody else removes, removed |
 //! | [`namespace`] | a deleted namespace emptied |
 //! | [`garbage`] | what nobody owns any more, deleted |
+//! | [`cluster_role`] | the rules of aggregated roles |
 //! | [`csr`] | certificate requests approved, signed and forgotten |
 //!
 //! All run in one process at a time, under one Lease ([`crate::client::leader`]). They read shared
@@ -21,6 +22,7 @@
 //! **Invariant:** a reconcile never lists; it reads informers, and what it writes is guarded by a
 //! resourceVersion, a uid or a name of its own choosing.
 
+pub(crate) mod cluster_role;
 pub(crate) mod context;
 pub(crate) mod csr;
 pub(crate) mod deployment;
@@ -171,6 +173,7 @@ async fn act(client: kube::Client, config: Arc<ControllersConfig>, stop: Shutdow
         node_lifecycle::run::run(context.clone()),
         pod_gc::run::run(context.clone()),
         csr::run::run(context.clone()),
+        cluster_role::run::run(context.clone()),
         namespace::run::run(context.clone()),
         garbage::run::run(context.clone()),
     );
