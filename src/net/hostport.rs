@@ -172,11 +172,11 @@ impl Port {
         let served = async {
             match self.key.protocol {
                 Protocol::Tcp => {
-                    let listener = self.open(|address| listen(address)).await;
+                    let listener = self.open(listen).await;
                     self.accept_all(listener).await;
                 }
                 Protocol::Udp => {
-                    let socket = self.open(|address| udp::bind(address)).await;
+                    let socket = self.open(udp::bind).await;
                     self.exchange_all(socket).await;
                 }
             }

@@ -29,10 +29,10 @@ pub(super) async fn serve(context: &Context, path: &str) -> Answered {
         },
         _ if path.starts_with("/openapi/") => openapi(context, path).await,
         _ => {
-            if let Some((probe, check)) = path[1..].split_once('/') {
-                if matches!(probe, "livez" | "readyz" | "healthz") {
-                    return health(context, probe, Some(check)).await;
-                }
+            if let Some((probe, check)) = path[1..].split_once('/')
+                && matches!(probe, "livez" | "readyz" | "healthz")
+            {
+                return health(context, probe, Some(check)).await;
             }
             document(context, path).await
         }

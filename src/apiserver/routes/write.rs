@@ -193,7 +193,7 @@ pub(super) async fn delete(
     let target = Target { resource, namespace: context.namespace(resource), name };
     let written = context.registry().delete_as(&call, target, &options).await?;
     if written.deleted && !resource.strategy.returns_deleted() {
-        return Ok(respond_deleted(context, resource, name, &written).await?);
+        return respond_deleted(context, resource, name, &written).await;
     }
     respond_written(context, resource, written, Vec::new()).await
 }

@@ -29,7 +29,7 @@ const HISTORY_MAX: usize = 2000;
 type Sets = [Arc<Templated<ReplicaSet>>];
 
 /// The sets with the oldest first.
-pub fn by_age(sets: &mut Vec<Arc<Templated<ReplicaSet>>>) {
+pub fn by_age(sets: &mut [Arc<Templated<ReplicaSet>>]) {
     sets.sort_by(|a, b| {
         let (a, b) = (&a.object.metadata, &b.object.metadata);
         a.creation_timestamp.cmp(&b.creation_timestamp).then_with(|| a.name.cmp(&b.name))

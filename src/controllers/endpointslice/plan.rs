@@ -476,7 +476,7 @@ pub(super) mod tests {
             planned(&service, vec![with(1, 8080), with(2, 9090), with(3, 8080)], &[]),
         );
         let told: Vec<_> =
-            slices.iter().map(|s| (ports_of(s)[0].2, sizes(&[s.clone()])[0])).collect();
+            slices.iter().map(|s| (ports_of(s)[0].2, sizes(std::slice::from_ref(s))[0])).collect();
         assert_eq!(told, [(8080, 2), (9090, 1)]);
     }
 

@@ -1,5 +1,6 @@
 //! The garbage collector's loop.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,10 +91,10 @@ impl Controller {
         for resource in found.resources.iter().filter(|resource| is_tracked(resource)) {
             let path = resource.collection("");
             present.insert(path.clone());
-            if !watched.contains_key(&path) {
-                let new = self.watch(&path, Arc::new(resource.clone()));
+            if let Entry::Vacant(vacant) = watched.entry(path) {
+                let new = self.watch(vacant.key(), Arc::new(resource.clone()));
                 fresh.push(new.informer.clone());
-                watched.insert(path, new);
+                vacant.insert(new);
             }
         }
         if found.failed.is_empty() {

@@ -110,10 +110,10 @@ impl Controller {
         let lease_key = Key::new(crate::controllers::context::NODE_LEASES, key.name.clone());
         let lease = self.context.informers.leases.get(&lease_key);
         let lease = lease.map(|lease| lease.resource_version.clone());
-        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut conditions =
+            node.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let heartbeat = conditions
-            .filter(|condition| condition.type_ == "Ready" && condition.status != "Unknown")
-            .next_back()
+            .rfind(|condition| condition.type_ == "Ready" && condition.status != "Unknown")
             .cloned();
         let now = self.context.clock.monotonic();
         let mut signs = self.signs.lock();
