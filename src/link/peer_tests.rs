@@ -17,7 +17,7 @@ fn identity(ca: &Ca, name: &str, group: &str) -> Identity {
         common_name: name.into(),
         organizations: vec![group.into()],
         sans: vec!["127.0.0.1".into()],
-        usages: vec![Usage::ClientAuth, Usage::ServerAuth],
+        usages: vec![Usage::ClientAuth],
         lifetime: Duration::from_secs(3600),
     };
     ca.issue(&request).expect("an identity")

@@ -16,6 +16,7 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{Ticketer, default_provider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
@@ -150,8 +151,8 @@ pub fn peer_client_config(
     identity: &Identity,
     expected: &str,
 ) -> Result<Arc<ClientConfig>, IdentityError> {
-    let accepts = Accepts::Node(expected.to_owned());
-    let verifier = Arc::new(Verifier { roots: Mutex::new(Some(roots(ca)?)), accepts });
+    let accepts = Accepts::Node { name: expected.to_owned(), nodes: node_verifier(ca)? };
+    let verifier = Arc::new(Verifier { accepts });
     client_with(verifier, Some(identity), &[ALPN_PEER])
 }
 
@@ -164,16 +165,21 @@ pub fn peer_server_config(
     ca: &CertificateDer<'_>,
     identity: &Identity,
 ) -> Result<Arc<ServerConfig>, IdentityError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider())
-        .build()
-        .map_err(|error| IdentityError::unreadable("the CA certificate", error))?;
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(crypto("the TLS configuration"))?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(node_verifier(ca)?)
         .with_single_cert(identity.chain(), identity.key())
         .map_err(crypto("the TLS configuration"))?;
     finish_server(config, &[ALPN_PEER])
+}
+
+/// Both ends of a node link show the node's client certificate, the one that proves a node to the
+/// API server too; so both are verified as clients.
+fn node_verifier(ca: &CertificateDer<'_>) -> Result<Arc<dyn ClientCertVerifier>, IdentityError> {
+    WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider())
+        .build()
+        .map_err(|error| IdentityError::unreadable("the CA certificate", error))
 }
 
 /// Connects to `address` as `server_name` and answers the CA certificate (DER) that `token` names,
@@ -190,7 +196,7 @@ pub async fn fetch_ca(
 ) -> Result<CertificateDer<'static>, IdentityError> {
     let failed = |why: String| IdentityError::Crypto { what: "a connection to the server", why };
     let accepts = Accepts::CaOfHash(token.clone(), Mutex::new(None));
-    let verifier = Arc::new(Verifier { roots: Mutex::new(None), accepts });
+    let verifier = Arc::new(Verifier { accepts });
     let config = client_with(verifier.clone(), None, &[ALPN_HTTP1])?;
     let name = ServerName::try_from(server_name.to_owned())
         .map_err(|error| failed(format!("{server_name:?} is no host name: {error}")))?;
@@ -213,34 +219,46 @@ pub async fn fetch_ca(
 #[derive(Debug)]
 enum Accepts {
     /// That of the node of this name, whatever address it was dialled at.
-    Node(String),
+    Node { name: String, nodes: Arc<dyn ClientCertVerifier> },
     /// One for the dialled name, of the CA that the token names and the chain carries.
     CaOfHash(JoinToken, Mutex<Option<Result<CertificateDer<'static>, IdentityError>>>),
 }
 
 #[derive(Debug)]
 struct Verifier {
-    /// What is trusted; `None` until the chain has shown the CA of the right hash.
-    roots: Mutex<Option<Arc<RootCertStore>>>,
     accepts: Accepts,
 }
 
-impl Verifier {
-    /// The CA in the chain that the token names.
-    fn find_ca(
-        &self,
-        token: &JoinToken,
-        chain: &[CertificateDer<'_>],
-    ) -> Result<Arc<RootCertStore>, IdentityError> {
-        let Some(last) = chain.last() else {
-            let why = "cannot be verified: the server sends no CA certificate; is it a Coracle \
-                       server?";
-            return Err(IdentityError::Token(why.into()));
-        };
-        token.verify_ca(last)?;
-        let found = roots(last)?;
-        *self.roots.lock() = Some(found.clone());
-        Ok(found)
+/// The CA in the chain that the token names.
+fn find_ca(
+    token: &JoinToken,
+    chain: &[CertificateDer<'_>],
+) -> Result<Arc<RootCertStore>, IdentityError> {
+    let Some(last) = chain.last() else {
+        let why = "cannot be verified: the server sends no CA certificate; is it a Coracle \
+                   server?";
+        return Err(IdentityError::Token(why.into()));
+    };
+    token.verify_ca(last)?;
+    roots(last)
+}
+
+/// Whether the node called `name` shows its certificate.
+fn verify_node(
+    name: &str,
+    nodes: &dyn ClientCertVerifier,
+    chain: (&CertificateDer<'_>, &[CertificateDer<'_>]),
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    nodes.verify_client_cert(chain.0, chain.1, now)?;
+    match node_of(chain.0) {
+        Some(found) if found == name => Ok(()),
+        Some(found) => {
+            Err(rustls::Error::General(format!("expected node {name:?}, found node {found:?}")))
+        }
+        None => Err(rustls::Error::General(format!(
+            "expected node {name:?}, found no node's certificate"
+        ))),
     }
 }
 
@@ -253,16 +271,17 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let roots = match &self.accepts {
-            Accepts::Node(_) => self.roots.lock().clone().expect("set when it was made"),
-            Accepts::CaOfHash(token, found) => match self.find_ca(token, intermediates) {
-                Ok(roots) => roots,
-                Err(error) => {
-                    *found.lock() = Some(Err(error.clone()));
-                    return Err(rustls::Error::General(error.to_string()));
-                }
-            },
+        let (token, ca) = match &self.accepts {
+            Accepts::Node { name, nodes } => {
+                verify_node(name, &**nodes, (end_entity, intermediates), now)?;
+                return Ok(ServerCertVerified::assertion());
+            }
+            Accepts::CaOfHash(token, ca) => (token, ca),
         };
+        let roots = find_ca(token, intermediates).map_err(|error| {
+            *ca.lock() = Some(Err(error.clone()));
+            rustls::Error::General(error.to_string())
+        })?;
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = provider().signature_verification_algorithms;
         rustls::client::verify_server_cert_signed_by_trust_anchor(
@@ -272,23 +291,9 @@ impl ServerCertVerifier for Verifier {
             now,
             algorithms.all,
         )?;
-        match &self.accepts {
-            Accepts::Node(expected) => {
-                let found = node_of(end_entity);
-                if found.as_deref() != Some(expected) {
-                    let why = match found {
-                        Some(found) => format!("expected node {expected:?}, found node {found:?}"),
-                        None => format!("expected node {expected:?}, found no node's certificate"),
-                    };
-                    return Err(rustls::Error::General(why));
-                }
-            }
-            Accepts::CaOfHash(_, found) => {
-                rustls::client::verify_server_name(&parsed, server_name)?;
-                let ca = intermediates.last().expect("find_ca has read it");
-                *found.lock() = Some(Ok(ca.clone().into_owned()));
-            }
-        }
+        rustls::client::verify_server_name(&parsed, server_name)?;
+        let last = intermediates.last().expect("find_ca has read it");
+        *ca.lock() = Some(Ok(last.clone().into_owned()));
         Ok(ServerCertVerified::assertion())
     }
 

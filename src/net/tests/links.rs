@@ -232,7 +232,7 @@ async fn certified(ca: &Ca, node: &str) -> (Arc<Fabric>, SocketAddr) {
         common_name: format!("system:node:{node}"),
         organizations: vec!["system:nodes".into()],
         sans: vec!["127.0.0.1".into()],
-        usages: vec![Usage::ClientAuth, Usage::ServerAuth],
+        usages: vec![Usage::ClientAuth],
         lifetime: std::time::Duration::from_secs(3600),
     });
     let identity = identity.expect("an identity");
