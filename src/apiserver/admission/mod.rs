@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 
+pub mod certificate_requester;
 pub mod default_tolerations;
 pub mod namespace_lifecycle;
 pub mod priority;
