@@ -1,0 +1,8 @@
+//! `coracle server`: the control plane in one process.
+
+mod args;
+mod files;
+mod run;
+
+pub use args::ServerArgs;
+pub use run::run;

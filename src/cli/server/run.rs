@@ -1,0 +1,278 @@
+//! Putting a server together, from the disk up.
+//!
+//! ```text
+//! port ─▶ keys ─▶ store ─▶ registry ─▶ auth ─▶ API ─▶ what every cluster has ─▶ files
+//!                                       └─ in process ─▶ scheduler, controllers
+//! stop: scheduler, controllers ─▶ connections drain ─▶ store closes
+//! ```
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::args::ServerConfig;
+use super::files;
+use crate::api::kinds::KindTable;
+use crate::apiserver::admission::{
+    Plugin, certificate_requester, namespace_lifecycle, priority, service_account, taint_nodes,
+};
+use crate::apiserver::allocate::{self, ServiceAllocator};
+use crate::apiserver::auth::{Auth, AuthConfig, UserInfo};
+use crate::apiserver::bootstrap::{self, BootstrapConfig};
+use crate::apiserver::listen::{self, ListenConfig};
+use crate::apiserver::registry::Hook;
+use crate::apiserver::{ApiServer, ApiServerConfig, Limits, Registry, RegistryConfig, strategy};
+use crate::base::clock::{SharedClock, SystemClock};
+use crate::base::rng::Rng;
+use crate::base::shutdown::Shutdown;
+use crate::client::in_process;
+use crate::controllers::{self, ControllersConfig};
+use crate::link::identity::{Ca, ServiceAccountKey, ServingCertificate, serving_names, signer};
+use crate::link::tls::{ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL, server_config};
+use crate::link::tunnel::Tunnels;
+use crate::scheduler::{self, Policy, SchedulerConfig};
+use crate::store::redb::{self, RedbConfig, RedbStore};
+
+/// What the Service range is; `kubernetes` has its first address.
+const SERVICE_CIDR: &str = "10.43.0.0/16";
+const SERVICE_IP: &str = "10.43.0.1";
+/// What stands for the API server inside the virtual network.
+const VIRTUAL_ADDRESS: &str = "198.18.0.1:6443";
+/// Connections past these wait to be accepted.
+const CONNECTIONS_MAX: usize = 20_000;
+/// How long running requests may take at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+const RENEW_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// Runs a server until `shutdown`.
+///
+/// # Errors
+/// What keeps it from starting, with what to do about it.
+pub async fn run(config: ServerConfig, shutdown: Shutdown) -> anyhow::Result<()> {
+    let clock = SystemClock::shared();
+    let (listener, address) = bind(config.listen).await?;
+    let keys = Keys::open(&config, &clock)?;
+    let store = open_store(&config, &clock)?;
+    let registry = registry(&store, &clock).await?;
+    let tunnels = Tunnels::new();
+    let server = api(&config, &registry, &keys, &tunnels, &clock, &shutdown).await?;
+
+    let url = format!("https://{}", SocketAddr::new(config.advertise, address.port()));
+    let ca_pem = keys.ca.certificate_pem().to_owned();
+    let bootstrap_config = BootstrapConfig {
+        service_ip: SERVICE_IP.parse().expect("a literal address"),
+        virtual_address: VIRTUAL_ADDRESS.parse().expect("a literal address"),
+        server_url: url.clone(),
+        ca_pem: ca_pem.clone(),
+    };
+    bootstrap::reconcile(&registry, &bootstrap_config)
+        .await
+        .context("what every cluster has could not be made")?;
+    let kubeconfig = files::write_kubeconfig(&config.data_dir, &keys.ca, &url)?;
+    let join_token = files::write_join_token(&config.data_dir, &keys.ca, &registry).await?;
+
+    let listening = ListenConfig {
+        tls: server_config(
+            keys.serving.clone(),
+            keys.ca.certificate(),
+            &[ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL],
+        )?,
+        tunnels,
+        connections_max: CONNECTIONS_MAX,
+        drain: DRAIN,
+    };
+    let identity = files::identity(&config.data_dir)?;
+    let acting = Shutdown::new();
+    let actors = actors(&config, &server, &keys, &identity, &clock, &acting);
+    let renewing = tokio::spawn(renew(keys.serving.clone(), acting.clone()));
+    let serving = tokio::spawn(listen::run(server.clone(), listener, listening, shutdown.clone()));
+    server.set_ready();
+    let ready = files::Ready::tell(&config.data_dir, &url)?;
+    println!("coracle serves the Kubernetes API at {url}");
+    println!("  kubeconfig: {}", kubeconfig.display());
+    println!("  join token: {}", join_token.display());
+
+    shutdown.cancelled().await;
+    drop(ready);
+    acting.cancel();
+    for actor in actors {
+        let _ = actor.await;
+    }
+    let _ = renewing.await;
+    let _ = serving.await;
+    store.close().await;
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "--listen {address}: the port is in use; stop what listens there, or choose another \
+             with --listen (port 0 takes a free one)"
+        ),
+        _ => anyhow::anyhow!("--listen {address}: {error}"),
+    })?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
+/// What the server proves itself and others with.
+struct Keys {
+    ca: Arc<Ca>,
+    serving: Arc<ServingCertificate>,
+    accounts: ServiceAccountKey,
+}
+
+impl Keys {
+    fn open(config: &ServerConfig, clock: &SharedClock) -> anyhow::Result<Self> {
+        let dir = config.data_dir.join("pki");
+        let ca = Arc::new(Ca::open_or_create(&dir, clock.clone())?);
+        let listen = [config.listen.ip(), config.advertise];
+        let names = serving_names(&listen, &config.cluster_domain, &config.tls_sans);
+        let serving = ServingCertificate::open(ca.clone(), &dir, names, clock.clone())?;
+        let accounts = ServiceAccountKey::open_or_create(&dir)?;
+        Ok(Self { ca, serving, accounts })
+    }
+}
+
+fn open_store(config: &ServerConfig, clock: &SharedClock) -> anyhow::Result<Arc<RedbStore>> {
+    let dir = config.data_dir.join("store");
+    let settings = RedbConfig { clock: clock.clone(), ..RedbConfig::default() };
+    Ok(redb::open(&dir, settings)?)
+}
+
+fn rng() -> Rng {
+    let mut seed = [0u8; 8];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed)
+        .expect("the system has randomness");
+    Rng::seeded(u64::from_le_bytes(seed))
+}
+
+async fn registry(store: &Arc<RedbStore>, clock: &SharedClock) -> anyhow::Result<Arc<Registry>> {
+    let allocator = ServiceAllocator::new(SERVICE_CIDR.parse().expect("a literal range"), rng());
+    let hooks: HashMap<String, Arc<dyn Hook>> =
+        HashMap::from([("/services".to_owned(), allocator.clone() as Arc<dyn Hook>)]);
+    let settings = RegistryConfig {
+        store: store.clone(),
+        kinds: KindTable::builtin(),
+        strategies: strategy::strategies(),
+        clock: clock.clone(),
+        rng: rng(),
+    };
+    let registry = Registry::with_hooks(settings, hooks);
+    allocate::load(&allocator, &registry).await.context("the Services could not be read")?;
+    Ok(registry)
+}
+
+async fn api(
+    config: &ServerConfig,
+    registry: &Arc<Registry>,
+    keys: &Keys,
+    tunnels: &Arc<Tunnels>,
+    clock: &SharedClock,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Arc<ApiServer>> {
+    let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+    let auth = AuthConfig {
+        registry: registry.clone(),
+        key: keys.accounts.clone(),
+        audiences: vec![issuer.clone(), "coracle".into()],
+        issuer,
+        clock: clock.clone(),
+    };
+    let auth = Auth::start(auth, shutdown.clone()).await.context("roles could not be read")?;
+    let mut admission: Vec<Arc<dyn Plugin>> = vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle::new(registry.clone())),
+        Arc::new(service_account::ServiceAccount::new(registry.clone(), rng())),
+        Arc::new(taint_nodes::TaintNodesByCondition),
+        Arc::new(priority::Priority::new(registry.clone())),
+        Arc::new(config.tolerations),
+        Arc::new(certificate_requester::CertificateRequester),
+    ];
+    admission.extend(auth.admission);
+    Ok(ApiServer::new(ApiServerConfig {
+        registry: registry.clone(),
+        authenticator: auth.authenticator,
+        authorizer: auth.authorizer,
+        admission,
+        answers: auth.answers,
+        nodes: tunnels.clone(),
+        limits: Limits::default(),
+    }))
+}
+
+struct CaSigner(Arc<Ca>);
+
+impl controllers::Signer for CaSigner {
+    fn sign(
+        &self,
+        csr_pem: &str,
+        signer_name: &str,
+        usages: &[String],
+        seconds: u64,
+    ) -> Result<String, String> {
+        signer::sign(&self.0, csr_pem, signer_name, usages, seconds).map_err(|e| e.to_string())
+    }
+}
+
+/// The scheduler and the controllers, as clients in this process.
+fn actors(
+    config: &ServerConfig,
+    server: &Arc<ApiServer>,
+    keys: &Keys,
+    identity: &str,
+    clock: &SharedClock,
+    stop: &Shutdown,
+) -> Vec<JoinHandle<()>> {
+    let client = |name: &str, group: Option<&str>| {
+        let user = UserInfo {
+            name: name.to_owned(),
+            groups: group.map(str::to_owned).into_iter().collect(),
+            ..UserInfo::default()
+        };
+        in_process(server.router(), move |extensions| {
+            extensions.insert(user.clone());
+        })
+    };
+    let signer = Arc::new(CaSigner(keys.ca.clone()));
+    let ca_pem = keys.ca.certificate_pem();
+    let settings = ControllersConfig {
+        node_lifecycle: config.node_lifecycle.clone(),
+        ..ControllersConfig::new(identity, clock.clone(), signer, ca_pem)
+    };
+    // Controllers create what no role names beforehand: every kind's dependents, custom ones too.
+    let masters = Some(crate::link::identity::MASTERS_GROUP);
+    let acting = client("system:kube-controller-manager", masters);
+    let controllers = controllers::run(acting, settings, stop.clone());
+    let scheduling = SchedulerConfig {
+        policy: Policy { packing: config.packing },
+        ..SchedulerConfig::new(identity)
+    };
+    let scheduler = scheduler::run(
+        client("system:kube-scheduler", None),
+        scheduling,
+        clock.clone(),
+        stop.clone(),
+    );
+    vec![tokio::spawn(controllers), tokio::spawn(scheduler)]
+}
+
+/// Replaces the serving certificate before it ends.
+async fn renew(serving: Arc<ServingCertificate>, stop: Shutdown) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RENEW_EVERY) => {}
+        }
+        match serving.renew() {
+            Ok(true) => tracing::info!("the serving certificate was renewed"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the serving certificate was not renewed"),
+        }
+    }
+}
