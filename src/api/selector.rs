@@ -276,6 +276,20 @@ impl FieldSelector {
     /// 400 for what is no selector, and for a field that `kind` does not select by:
     /// `field label not supported: X`.
     pub fn parse(kind: &Kind, text: &str) -> Result<Self, ApiError> {
+        let selector = Self::parse_any(text)?;
+        for FieldRequirement { field, .. } in &selector.requirements {
+            if kind.selectable_value(&Value::Null, field).is_none() {
+                return Err(ApiError::bad_request(format!("field label not supported: {field}")));
+            }
+        }
+        Ok(selector)
+    }
+
+    /// Parse a selector where the kind is not known (yet).
+    ///
+    /// # Errors
+    /// 400 for what is no selector.
+    pub fn parse_any(text: &str) -> Result<Self, ApiError> {
         let mut requirements = Vec::new();
         for term in split_terms(text).into_iter().filter(|term| !term.is_empty()) {
             let bad = || {
@@ -285,9 +299,6 @@ impl FieldSelector {
             };
             let (field, equal, value) = split_term(term).ok_or_else(bad)?;
             let value = unescape(value).ok_or_else(bad)?;
-            if kind.selectable_value(&Value::Null, field).is_none() {
-                return Err(ApiError::bad_request(format!("field label not supported: {field}")));
-            }
             requirements.push(FieldRequirement { field: field.to_owned(), equal, value });
         }
         if requirements.len() > REQUIREMENTS_MAX {

@@ -4,6 +4,7 @@
 use http::{Method, Uri};
 
 use super::auth::Attributes;
+use crate::api::selector::FieldSelector;
 use crate::api::status::ApiError;
 
 /// The query parameters of a request, in order.
@@ -194,12 +195,11 @@ pub fn attributes(method: &Method, asked: &Asked, query: &Query) -> Attributes {
 }
 
 /// The `=` requirements of a field selector, without the checks that come once the kind is known.
+/// Read as the list itself will read it: what authorizers see must be what is selected.
 fn equal_fields(selector: &str) -> Vec<(String, String)> {
-    let terms = selector.split(',').filter(|term| !term.contains("!="));
-    terms
-        .filter_map(|term| term.split_once("==").or_else(|| term.split_once('=')))
-        .map(|(field, value)| (field.trim().to_owned(), value.to_owned()))
-        .collect()
+    let Ok(parsed) = FieldSelector::parse_any(selector) else { return Vec::new() };
+    let equal = parsed.requirements().iter().filter(|requirement| requirement.equal);
+    equal.map(|requirement| (requirement.field.clone(), requirement.value.clone())).collect()
 }
 
 /// Percent-encoded for a query.
@@ -222,6 +222,20 @@ mod tests {
             "{} {}/{} {}/{} {}:{} {}",
             a.verb, a.group, a.version, a.resource, a.subresource, a.namespace, a.name, a.path
         )
+    }
+
+    #[test]
+    fn what_the_authorizers_see_of_a_field_selector_is_what_it_selects() {
+        for (selector, expected) in [
+            ("spec.nodeName=a,metadata.name!=b", vec![("spec.nodeName", "a")]),
+            (r"metadata.name!=x\,spec.nodeName=a", vec![]),
+            (r"metadata.name=x\,y", vec![("metadata.name", "x,y")]),
+            ("nonsense,spec.nodeName=a", vec![]),
+        ] {
+            let expected: Vec<(String, String)> =
+                expected.iter().map(|(f, v)| ((*f).to_owned(), (*v).to_owned())).collect();
+            assert_eq!(equal_fields(selector), expected, "{selector}");
+        }
     }
 
     #[test]

@@ -1,9 +1,16 @@
 //! Who asks, and what they may do: the contract between the request path and the authenticators
-//! and authorizers.
+//! and authorizers, and everything behind it ([`Auth`]).
+
+mod authn;
+mod authz;
+mod mirror;
+mod start;
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+
+pub use start::{Auth, AuthConfig};
 
 use crate::api::status::ApiError;
 

@@ -311,6 +311,14 @@ pub fn cluster_roles() -> Vec<Value> {
     all
 }
 
+/// The rules of `system:node`, by which the node authorizer judges what it does not judge by the
+/// pods of a node.
+pub fn node_rules() -> Vec<Value> {
+    let role = PLAIN.iter().find(|(name, ..)| *name == "system:node");
+    let (.., rules) = role.expect("the role is in the table");
+    rules.iter().map(|text| rule(text)).collect()
+}
+
 /// All cluster role bindings; bindings of one name have several subjects.
 pub fn cluster_role_bindings() -> Vec<Value> {
     let mut all: Vec<Value> = Vec::new();
