@@ -13,9 +13,10 @@
 //! watch is broken it keeps the last one.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::api::status::ApiError;
@@ -28,6 +29,8 @@ use crate::store::{Entry, EventKind, Notice, Range, Revision, StoreError};
 
 /// The longest that a refusal waits for its table.
 const SETTLE_MAX: Duration = Duration::from_millis(250);
+/// The store is asked how far a table is no more often than this, however many are refused.
+const ASK_EVERY: Duration = Duration::from_millis(2);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -48,6 +51,7 @@ pub(super) struct Mirror {
     registry: Arc<Registry>,
     prefix: Arc<str>,
     seen: watch::Receiver<Revision>,
+    asked: Mutex<Option<Instant>>,
 }
 
 impl Mirror {
@@ -65,15 +69,14 @@ impl Mirror {
         let prefix: Arc<str> = resource.kind.prefix(None).into();
         let at = fill(registry, &prefix, &*table).await.map_err(|e| store_error(&e))?;
         let (told, seen) = watch::channel(at);
-        let follower =
-            Follower { registry: registry.clone(), prefix: prefix.clone(), table, told };
+        let follower = Follower { registry: registry.clone(), prefix: prefix.clone(), table, told };
         tokio::spawn(async move {
             tokio::select! {
                 () = follower.run(at) => {}
                 () = shutdown.cancelled() => {}
             }
         });
-        Ok(Self { registry: registry.clone(), prefix, seen })
+        Ok(Self { registry: registry.clone(), prefix, seen, asked: Mutex::default() })
     }
 
     /// Waits until the table shows all that was written before the call, or for a moment.
@@ -82,16 +85,25 @@ impl Mirror {
         let mut seen = self.seen.clone();
         let caught_up = async {
             while *seen.borrow_and_update() < wanted {
-                self.registry.store.progress(&self.prefix);
-                // The answer may have come from before the last write was handed out: ask again.
-                let again = tokio::time::timeout(Duration::from_millis(5), seen.changed());
-                if matches!(again.await, Ok(Err(_))) {
+                self.ask();
+                // The answer may be from before the last write was handed out: ask again.
+                if matches!(tokio::time::timeout(ASK_EVERY, seen.changed()).await, Ok(Err(_))) {
                     return;
                 }
             }
         };
         if tokio::time::timeout(SETTLE_MAX, caught_up).await.is_err() {
             tracing::debug!(prefix = %self.prefix, "a table of the authorizers is behind");
+        }
+    }
+
+    fn ask(&self) {
+        let now = Instant::now();
+        let mut asked = self.asked.lock();
+        if asked.is_none_or(|at| now.duration_since(at) >= ASK_EVERY) {
+            *asked = Some(now);
+            drop(asked);
+            self.registry.store.progress(&self.prefix);
         }
     }
 }

@@ -1,10 +1,14 @@
 //! Who asks, and what they may do: the contract between the request path and the authenticators
 //! and authorizers, and everything behind it ([`Auth`]).
 
+mod admission;
+mod answers;
 mod authn;
 mod authz;
 mod mirror;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::mirror::Mirror;
-use super::{Authenticator, Authorizer, authn, authz};
+use super::{Authenticator, Authorizer, admission, answers, authn, authz};
 use crate::api::status::ApiError;
 use crate::apiserver::admission::Plugin;
 use crate::apiserver::answers::Answer;
@@ -47,12 +47,9 @@ impl Auth {
     pub async fn start(config: AuthConfig, shutdown: Shutdown) -> Result<Self, ApiError> {
         let authenticator = Arc::new(authn::Chain::new(&config));
         let authorizer = Arc::new(authorizer(&config.registry, &shutdown).await?);
-        Ok(Self {
-            authenticator,
-            authorizer,
-            answers: HashMap::new(),
-            admission: Vec::new(),
-        })
+        let answers = answers::answers(&config, &authenticator, &authorizer);
+        let admission = admission::plugins(&config.registry, &authorizer);
+        Ok(Self { authenticator, authorizer, answers, admission })
     }
 }
 

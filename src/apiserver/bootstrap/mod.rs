@@ -17,6 +17,7 @@ mod objects;
 mod roles;
 
 pub use objects::BootstrapConfig;
+pub(super) use objects::NETWORK_ACCOUNT;
 pub(super) use roles::node_rules;
 
 /// Creates and repairs everything.

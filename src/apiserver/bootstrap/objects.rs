@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
+/// The ServiceAccount by which every node's network reads what the node itself may not.
+pub const NETWORK_ACCOUNT: (&str, &str) = ("kube-system", "coracle-net");
+
 /// What the objects depend on.
 #[derive(Debug, Clone)]
 pub struct BootstrapConfig {
@@ -28,7 +31,7 @@ pub fn objects(config: &BootstrapConfig) -> Vec<Value> {
     all.push(json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": {"name": "coracle-net", "namespace": "kube-system"},
+        "metadata": {"name": NETWORK_ACCOUNT.1, "namespace": NETWORK_ACCOUNT.0},
     }));
     all.push(json!({
         "apiVersion": "v1",

@@ -26,6 +26,14 @@ const APPS_EDIT: &str = "daemonsets,deployments,deployments/rollback,deployments
 const CORE_EDIT: &str = "configmaps,events,persistentvolumeclaims,replicationcontrollers,\
     replicationcontrollers/scale,secrets,serviceaccounts,services,services/proxy";
 
+/// The group in which several kinds stood before they had groups of their own; what is written for
+/// it means nothing any more, but a role that lacks it is not what `kubectl` compares with.
+const EXTENSIONS_VIEW: &str = "daemonsets,daemonsets/status,deployments,deployments/scale,\
+    deployments/status,ingresses,ingresses/status,networkpolicies,replicasets,replicasets/scale,\
+    replicasets/status,replicationcontrollers/scale";
+const EXTENSIONS_EDIT: &str = "daemonsets,deployments,deployments/rollback,deployments/scale,\
+    ingresses,networkpolicies,replicasets,replicasets/scale,replicationcontrollers/scale";
+
 /// Every cluster role but those whose rules are put together by aggregation.
 fn roles() -> Vec<(&'static str, &'static str, Vec<String>)> {
     let to = |verbs: &str, groups: &str, resources: &str| format!("{verbs}|{groups}|{resources}");
@@ -36,6 +44,7 @@ fn roles() -> Vec<(&'static str, &'static str, Vec<String>)> {
         to(READ, "apps", APPS_VIEW),
         to(READ, "autoscaling", "horizontalpodautoscalers,horizontalpodautoscalers/status"),
         to(READ, "batch", "cronjobs,cronjobs/status,jobs,jobs/status"),
+        to(READ, "extensions", EXTENSIONS_VIEW),
         to(READ, "policy", "poddisruptionbudgets,poddisruptionbudgets/status"),
         to(READ, "networking.k8s.io", "ingresses,ingresses/status,networkpolicies"),
     ];
@@ -52,6 +61,7 @@ fn roles() -> Vec<(&'static str, &'static str, Vec<String>)> {
         to(WRITE, "apps", APPS_EDIT),
         to(WRITE, "autoscaling", "horizontalpodautoscalers"),
         to(WRITE, "batch", "cronjobs,jobs"),
+        to(WRITE, "extensions", EXTENSIONS_EDIT),
         to(WRITE, "policy", "poddisruptionbudgets"),
         to(WRITE, "networking.k8s.io", "ingresses,networkpolicies"),
         to(ALL, "coordination.k8s.io", "leases"),
@@ -111,6 +121,7 @@ const PLAIN: &[Role] = &[
             "create|core|pods/eviction",
             "get,list,watch|core|configmaps,secrets",
             "get|core|persistentvolumeclaims,persistentvolumes",
+            "get,patch,update|core|persistentvolumeclaims/status",
             "get|core|endpoints",
             "create,get,list,watch|certificates.k8s.io|certificatesigningrequests",
             "create,delete,get,patch,update|coordination.k8s.io|leases",
@@ -165,7 +176,8 @@ const PLAIN: &[Role] = &[
         &[
             "get,list,watch|core|nodes",
             "proxy|core|nodes",
-            "*|core|nodes/log,nodes/metrics,nodes/proxy,nodes/stats",
+            "*|core|nodes/configz,nodes/healthz,nodes/log,nodes/metrics,nodes/pods,nodes/proxy,\
+             nodes/stats",
         ],
     ),
     (
@@ -230,7 +242,40 @@ const PLAIN: &[Role] = &[
             "create|core|serviceaccounts/token",
         ],
     ),
-    ("system:kube-dns", "", &["list,watch|core|endpoints,services"]),
+    (
+        "system:kube-dns",
+        "",
+        &["list,watch|core|endpoints,services", "list,watch|discovery.k8s.io|endpointslices"],
+    ),
+    ("system:kube-aggregator", "", &["get,list,watch|core|endpoints,services"]),
+    (
+        "system:node-proxier",
+        "",
+        &[
+            "list,watch|core|endpoints,services",
+            "get,list,watch|core|nodes",
+            "create,patch,update|core,events.k8s.io|events",
+            "list,watch|discovery.k8s.io|endpointslices",
+        ],
+    ),
+    (
+        "system:node-problem-detector",
+        "",
+        &[
+            "get|core|nodes",
+            "patch|core|nodes/status",
+            "create,patch,update|core,events.k8s.io|events",
+        ],
+    ),
+    (
+        "system:volume-scheduler",
+        "",
+        &[
+            "get,list,patch,update,watch|core|persistentvolumes",
+            "get,list,watch|storage.k8s.io|storageclasses",
+            "get,list,patch,update,watch|core|persistentvolumeclaims",
+        ],
+    ),
     // What a node's network tables are made from.
     (
         "coracle:network",
@@ -258,6 +303,9 @@ const BINDINGS: &[(&str, &str, &str, &str)] = &[
         "system:serviceaccounts",
     ),
     ("system:kube-scheduler", "system:kube-scheduler", "User", "system:kube-scheduler"),
+    ("system:volume-scheduler", "system:volume-scheduler", "User", "system:kube-scheduler"),
+    ("system:node-proxier", "system:node-proxier", "User", "system:kube-proxy"),
+    ("system:kube-dns", "system:kube-dns", "ServiceAccount", "kube-system/kube-dns"),
     (
         "system:kube-controller-manager",
         "system:kube-controller-manager",

@@ -11,6 +11,7 @@ use crate::api::Object;
 use crate::api::kinds::Subresource;
 use crate::api::schema::Expected;
 use crate::api::status::ApiError;
+use crate::apiserver::admission;
 use crate::apiserver::catalog::Resource;
 use crate::apiserver::negotiate::Offer;
 use crate::apiserver::registry::update::Target;
@@ -125,7 +126,21 @@ async fn token(context: &Context, resource: &Resource, name: &str, body: Body) -
     let namespace = context.namespace(resource);
     context.registry().entry(Target { resource, namespace, name }).await?;
     let expected = expected(resource, Subresource::Token);
-    let (object, warnings) = write::decode(context, expected, body).await?;
+    let (mut object, warnings) = write::decode(context, expected, body).await?;
+    let request = admission::Request {
+        operation: admission::Operation::Create,
+        attributes: &context.attributes,
+        user: &context.user,
+        kind: "TokenRequest",
+        old: None,
+        dry_run: false,
+    };
+    for plugin in &context.server.config.admission {
+        plugin.admit(&request, &mut object).await?;
+    }
+    for plugin in &context.server.config.admission {
+        plugin.validate(&request, &object).await?;
+    }
     let key = format!("{}/{}/token", resource.kind.group, resource.kind.plural);
     answered(context, &key, object, warnings).await
 }

@@ -27,6 +27,8 @@ pub(super) async fn serve(context: &Context, path: &str) -> Answered {
             Some(form) => aggregated(context, path == "/api", form).await,
             None => document(context, path).await,
         },
+        "/.well-known/openid-configuration" => issuer(context, path, "application/json").await,
+        "/openid/v1/jwks" => issuer(context, path, "application/jwk-set+json").await,
         _ if path.starts_with("/openapi/") => openapi(context, path).await,
         _ => {
             if let Some((probe, check)) = path[1..].split_once('/')
@@ -47,8 +49,17 @@ async fn root(context: &Context) -> Answered {
         paths.push(format!("/apis/{}", group.group));
         paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.group)));
     }
-    let rest =
-        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    let rest = [
+        "/.well-known/openid-configuration",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ];
     paths.extend(rest.map(str::to_owned));
     Ok(respond::value(StatusCode::OK, &json!({"paths": paths}), style).await)
 }
@@ -68,6 +79,16 @@ async fn openapi(context: &Context, path: &str) -> Answered {
     let tag = HeaderValue::from_str(&answer.etag).expect("hexadecimal digits and a path");
     headers.insert(header::ETAG, tag);
     headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
+}
+
+/// What the issuer of service-account tokens says of itself.
+async fn issuer(context: &Context, path: &str, content_type: &'static str) -> Answered {
+    let Some(answer) = context.server.config.answers.get(path) else { return Err(not_served()) };
+    let document = answer.answer(&context.user, &context.attributes, Value::Null).await?;
+    let mut response = respond::text(StatusCode::OK, content_type, document.to_string());
+    let cached = HeaderValue::from_static("public, max-age=3600");
+    response.headers_mut().insert(header::CACHE_CONTROL, cached);
     Ok(response)
 }
 

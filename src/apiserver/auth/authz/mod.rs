@@ -15,9 +15,7 @@ use async_trait::async_trait;
 
 pub(super) use node::{LEASES, NodeAuthorizer, NodeIdentity, identity};
 pub(super) use node_pods::NodePods;
-pub(super) use rbac::{
-    ACCOUNT_PREFIX, Bindings, Held, Rbac, RoleKind, RoleRef, Roles, aggregate,
-};
+pub(super) use rbac::{ACCOUNT_PREFIX, Bindings, Rbac, RoleRef, Roles, aggregate};
 pub(super) use references::{MIRROR, References};
 pub(super) use rule::{Rule, compacted, missing, quoted};
 
@@ -45,6 +43,11 @@ pub(super) fn is_master(user: &UserInfo) -> bool {
     user.groups.iter().any(|group| group == MASTERS_GROUP)
 }
 
+/// Only those who said who they are make the tables catch up.
+fn is_known(user: &UserInfo) -> bool {
+    !user.groups.iter().any(|group| group == "system:unauthenticated")
+}
+
 impl Chain {
     /// Decides, and says why.
     pub async fn decide(&self, user: &UserInfo, asked: &Attributes) -> Verdict {
@@ -57,7 +60,7 @@ impl Chain {
             node::Answer::Silent(reason) | node::Answer::Unrelated(reason) => reasons.push(reason),
         }
         let mut answer = self.rbac.decide(user, asked);
-        if matches!(answer, rbac::Answer::Silent(_)) && self.is_known(user) {
+        if matches!(answer, rbac::Answer::Silent(_)) && is_known(user) {
             self.settle().await;
             answer = self.rbac.decide(user, asked);
         }
@@ -67,11 +70,6 @@ impl Chain {
         }
         reasons.retain(|reason| !reason.is_empty());
         Verdict { allowed: false, reason: reasons.join("\n") }
-    }
-
-    /// Only those who said who they are make the tables catch up.
-    fn is_known(&self, user: &UserInfo) -> bool {
-        user.groups.iter().any(|group| group == "system:authenticated")
     }
 
     /// Waits until the tables of RBAC show all that was written before.

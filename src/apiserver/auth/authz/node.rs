@@ -180,9 +180,8 @@ impl NodeAuthorizer {
         match (asked.subresource.as_str(), asked.verb.as_str()) {
             ("", "get") => self.get(node, Vertex::Pod, asked).await,
             ("", "list" | "watch") => {
-                let own = |(field, value): &(String, String)| {
-                    field == "spec.nodeName" && value == node
-                };
+                let own =
+                    |(field, value): &(String, String)| field == "spec.nodeName" && value == node;
                 if asked.field_selector.iter().any(own) {
                     return Answer::Allowed;
                 }
@@ -191,9 +190,9 @@ impl NodeAuthorizer {
                 }
                 silent("can only list/watch pods with spec.nodeName field selector")
             }
-            ("", "create" | "delete")
-            | ("status", "update" | "patch")
-            | ("eviction", "create") => Answer::Allowed,
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
+                Answer::Allowed
+            }
             _ => silent(""),
         }
     }

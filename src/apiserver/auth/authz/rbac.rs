@@ -294,7 +294,6 @@ impl Rbac {
     pub fn rules(&self, role: &RoleRef, namespace: &str) -> Result<Arc<[Rule]>, String> {
         self.state.read().rules(role, namespace).cloned()
     }
-
 }
 
 fn note(errors: &mut Vec<String>, error: String) {

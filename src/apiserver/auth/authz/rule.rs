@@ -282,7 +282,11 @@ mod tests {
         let pods = json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]});
         let cases = [
             (json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}), pods.clone(), true),
-            (pods.clone(), json!({"verbs": ["*"], "apiGroups": [""], "resources": ["pods"]}), false),
+            (
+                pods.clone(),
+                json!({"verbs": ["*"], "apiGroups": [""], "resources": ["pods"]}),
+                false,
+            ),
             (
                 pods.clone(),
                 json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"],
