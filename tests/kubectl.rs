@@ -77,15 +77,14 @@ fn get_watches_and_wait_waits() {
         .expect("kubectl");
     let lines = BufReader::new(watch.stdout.take().expect("a pipe")).lines();
     cluster.apply(WEB);
-    let seen: Vec<String> = lines
-        .map_while(Result::ok)
-        .scan(0, |running, line| {
-            (*running < 2).then(|| {
-                *running += usize::from(line.contains("1/1") && line.contains("Running"));
-                line
-            })
-        })
-        .collect();
+    let (mut seen, mut running) = (Vec::new(), 0);
+    for line in lines.map_while(Result::ok) {
+        running += usize::from(line.contains("1/1") && line.contains("Running"));
+        seen.push(line);
+        if running == 2 {
+            break;
+        }
+    }
     watch.kill().expect("it was started here");
     let _ = watch.wait();
     assert!(seen.iter().any(|line| line.contains("Pending")), "{seen:?}");
@@ -238,7 +237,8 @@ fn rollouts_go_forward_back_and_pause() {
     cluster.ok(&["set", "env", "deploy/web", "GREETING=two"]);
     cluster.rolled_out("deploy/web");
     let history = cluster.ok(&["rollout", "history", "deploy/web"]);
-    let numbers: Vec<&str> = history.lines().skip(2).map(|l| words(l)[0]).collect();
+    let numbers: Vec<&str> =
+        history.lines().skip(2).filter_map(|l| words(l).first().copied()).collect();
     assert_eq!(numbers, ["1", "2"], "{history}");
     let one = cluster.ok(&["rollout", "history", "deploy/web", "--revision=1"]);
     assert!(one.contains("GREETING:") && one.contains("one"), "{one}");
