@@ -141,6 +141,27 @@ fn client_with(
     Ok(Arc::new(config))
 }
 
+/// What pods trust when they speak https: the machine's own roots, and the cluster's CA, so that
+/// `https://kubernetes.default` is trusted too. They show no certificate.
+///
+/// # Errors
+/// [`IdentityError`] where the CA cannot be used.
+pub fn pod_client_config(ca: &CertificateDer<'_>) -> Result<Arc<ClientConfig>, IdentityError> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::debug!(%error, "some of the machine's trusted roots cannot be read");
+    }
+    roots.add_parsable_certificates(found.certs);
+    roots
+        .add(ca.clone().into_owned())
+        .map_err(|error| IdentityError::unreadable("the CA certificate", error))?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| IdentityError::unreadable("the CA certificate", error))?;
+    client_with(verifier, None, &[ALPN_HTTP1])
+}
+
 /// A node's end of node links, for connections it makes: the other end must show the certificate
 /// of node `expected`.
 ///

@@ -34,7 +34,9 @@ use crate::base::clock::{SharedClock, SystemClock};
 use crate::base::shutdown::Shutdown;
 use crate::client::events::Recorder;
 use crate::image::{Images, Policy, PullPolicy};
-use crate::link::tls::{ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL, client_config, server_config_with};
+use crate::link::tls::{
+    ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL, client_config, pod_client_config, server_config_with,
+};
 use crate::link::tunnel::{self, TunnelConfig};
 use crate::net::{Fabric, FabricConfig, VirtualTarget};
 use crate::runtime::{Runtime, RuntimeConfig, RuntimeError, Toolbox};
@@ -126,6 +128,13 @@ fn fabric(config: &AgentConfig, access: &Arc<Access>, clock: &SharedClock) -> Ar
     fabric.cluster_domain = config.cluster_domain.clone();
     fabric.dns_ip = config.cluster_dns;
     fabric.node_port_addresses = vec![config.host_address];
+    fabric.tls = access.ca.as_ref().and_then(|ca| match pod_client_config(ca) {
+        Ok(config) => Some(config),
+        Err(error) => {
+            tracing::error!(%error, "pods cannot speak https");
+            None
+        }
+    });
     fabric.peers = Some(Arc::new(peers::Dialer(Arc::clone(access))));
     fabric.clock = Arc::clone(clock);
     // Nodes begin their turns among endpoints at different places.

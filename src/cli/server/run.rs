@@ -243,6 +243,8 @@ fn actors(
     let ca_pem = keys.ca.certificate_pem();
     let settings = ControllersConfig {
         node_lifecycle: config.node_lifecycle.clone(),
+        // Names of one life of the server must not come again in the next.
+        seed: rng().next_u64(),
         ..ControllersConfig::new(identity, clock.clone(), signer, ca_pem)
     };
     // Controllers create what no role names beforehand: every kind's dependents, custom ones too.
