@@ -23,6 +23,7 @@ have() {
 have kubectl kubectl kubernetes-client
 have python3 python3
 have ss iproute2
+have curl curl
 
 # The official Python client runs in an environment of its own.
 venv=target/python

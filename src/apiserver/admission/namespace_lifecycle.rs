@@ -34,15 +34,19 @@ impl Plugin for NamespaceLifecycle {
 
     async fn validate(&self, request: &Request<'_>, _: &Object) -> Result<(), ApiError> {
         let at = request.attributes;
-        if request.kind == "Namespace" {
-            let deleted = request.operation == Operation::Delete && at.subresource.is_empty();
-            if deleted && IMMORTAL.contains(&at.name.as_str()) {
-                let why = "this namespace may not be deleted";
-                return Err(ApiError::forbidden("", "namespaces", &at.name, why));
-            }
-            return Ok(());
+        let deleted = request.operation == Operation::Delete && at.subresource.is_empty();
+        if request.kind == "Namespace" && deleted && IMMORTAL.contains(&at.name.as_str()) {
+            let why = "this namespace may not be deleted";
+            return Err(ApiError::forbidden("", "namespaces", &at.name, why));
         }
-        let creates = request.operation == Operation::Create;
+        Ok(())
+    }
+
+    /// Before the other plugins: what they miss in a namespace that is not there is no error of
+    /// its own.
+    async fn admit(&self, request: &Request<'_>, _: &mut Object) -> Result<(), ApiError> {
+        let at = request.attributes;
+        let creates = request.operation == Operation::Create && request.kind != "Namespace";
         if at.namespace.is_empty() || !creates || at.group == "authorization.k8s.io" {
             return Ok(());
         }

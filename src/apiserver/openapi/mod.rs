@@ -25,7 +25,7 @@ use crate::api::kinds::KindTable;
 /// The Kubernetes release whose types are served.
 const RELEASE: &str = "v1.37.0";
 
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// Which dialect a document is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
