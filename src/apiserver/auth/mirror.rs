@@ -187,3 +187,139 @@ async fn fill(
     table.replace(&page.entries);
     Ok(page.revision)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::kinds::KindTable;
+    use crate::apiserver::registry::RegistryConfig;
+    use crate::apiserver::strategy;
+    use crate::base::clock::SystemClock;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Page, Store, WatchStream, Write};
+
+    /// A store whose first watches break off before they tell anything.
+    struct Breaking {
+        store: MemoryStore,
+        breaks: AtomicUsize,
+    }
+
+    #[async_trait::async_trait]
+    impl Store for Breaking {
+        async fn write(&self, write: Write) -> Result<Entry, StoreError> {
+            self.store.write(write).await
+        }
+
+        async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+            self.store.get(key).await
+        }
+
+        async fn list(&self, range: Range) -> Result<Page, StoreError> {
+            self.store.list(range).await
+        }
+
+        async fn count(&self, prefix: &str) -> Result<u64, StoreError> {
+            self.store.count(prefix).await
+        }
+
+        async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream, StoreError> {
+            let left = self.breaks.load(Ordering::Relaxed);
+            if left == 0 {
+                return self.store.watch(prefix, after).await;
+            }
+            self.breaks.store(left - 1, Ordering::Relaxed);
+            match left % 2 {
+                0 => Ok(futures::stream::iter([Err(StoreError::TooSlow(1))]).boxed()),
+                _ => Err(StoreError::Compacted { asked: after, oldest: after + 1 }),
+            }
+        }
+
+        fn revision(&self) -> Revision {
+            self.store.revision()
+        }
+
+        fn progress(&self, prefix: &str) {
+            self.store.progress(prefix);
+        }
+
+        async fn compact(&self, before: Revision) -> Result<(), StoreError> {
+            self.store.compact(before).await
+        }
+    }
+
+    #[derive(Default)]
+    struct Names(Mutex<BTreeSet<String>>);
+
+    fn name(key: &str) -> String {
+        crate::apiserver::filter::name_of(key).to_owned()
+    }
+
+    impl Table for Names {
+        fn replace(&self, entries: &[Entry]) {
+            *self.0.lock() = entries.iter().map(|entry| name(&entry.key)).collect();
+        }
+
+        fn put(&self, entry: &Entry) {
+            self.0.lock().insert(name(&entry.key));
+        }
+
+        fn remove(&self, key: &str) {
+            self.0.lock().remove(&name(key));
+        }
+    }
+
+    async fn start(breaks: usize) -> (Arc<Registry>, Arc<Names>, Mirror, Shutdown) {
+        let store = Breaking { store: MemoryStore::new(), breaks: AtomicUsize::new(breaks) };
+        let registry = Registry::new(RegistryConfig {
+            store: Arc::new(store),
+            kinds: KindTable::builtin(),
+            strategies: strategy::strategies(),
+            clock: SystemClock::shared(),
+            rng: Rng::seeded(1),
+        });
+        let (table, shutdown) = (Arc::new(Names::default()), Shutdown::new());
+        let of = ("", "namespaces");
+        let mirror = Mirror::start(&registry, of, table.clone(), shutdown.clone()).await;
+        (registry, table, mirror.expect("started"), shutdown)
+    }
+
+    async fn create(registry: &Registry, name: &str) {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        registry.create(("", "namespaces"), "", object).await.expect("created");
+    }
+
+    #[tokio::test]
+    async fn a_table_that_has_settled_shows_what_was_written_before() {
+        let (registry, table, mirror, _shutdown) = start(0).await;
+        for at in 0..50 {
+            create(&registry, &format!("n{at}")).await;
+            mirror.settle().await;
+            assert_eq!(table.0.lock().len(), at + 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_table_is_filled_again_when_its_watch_breaks_off() {
+        let (registry, table, mirror, _shutdown) = start(2).await;
+        create(&registry, "a").await;
+        for _ in 0..100 {
+            mirror.settle().await;
+            if table.0.lock().contains("a") {
+                break;
+            }
+        }
+        create(&registry, "b").await;
+        for _ in 0..100 {
+            mirror.settle().await;
+            if table.0.lock().len() == 2 {
+                return;
+            }
+        }
+        panic!("the table stopped following: {:?}", table.0.lock());
+    }
+}

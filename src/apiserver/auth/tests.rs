@@ -10,6 +10,8 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::api::kinds::KindTable;
+use crate::apiserver::admission::Plugin;
+use crate::apiserver::admission::certificate_requester::CertificateRequester;
 use crate::apiserver::bootstrap::{self, BootstrapConfig};
 use crate::apiserver::nodes::{Body as NodeBody, DialError, NodeDialer};
 use crate::apiserver::{ApiServer, ApiServerConfig, Limits, Registry, RegistryConfig, strategy};
@@ -88,7 +90,11 @@ impl Cluster {
             registry: registry.clone(),
             authenticator: auth.authenticator.clone(),
             authorizer: auth.authorizer.clone(),
-            admission: auth.admission.clone(),
+            admission: {
+                let mut all: Vec<Arc<dyn Plugin>> = vec![Arc::new(CertificateRequester)];
+                all.extend(auth.admission.iter().cloned());
+                all
+            },
             answers: auth.answers.clone(),
             nodes: Arc::new(NoNodes),
             limits: Limits::default(),

@@ -1,12 +1,12 @@
-//! Requests for certificates: who asks is written down by the server, approving and signing need
-//! leave for the signer, and nobody gets a certificate of the group that may do everything.
+//! Requests for certificates: approving and signing need leave for the signer, and nobody gets a
+//! certificate of the group that may do everything.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::api::Object;
 use crate::api::status::ApiError;
@@ -31,37 +31,6 @@ fn refuse(request: &Request<'_>, object: &Object, why: &str) -> ApiError {
     let at = request.attributes;
     let name = if at.name.is_empty() { crate::api::meta::name(object) } else { &at.name };
     ApiError::forbidden(GROUP, PLURAL, name, why)
-}
-
-/// Writes down who asks, whatever the request says of it.
-pub struct CertificateRequester;
-
-#[async_trait]
-impl Plugin for CertificateRequester {
-    fn name(&self) -> &'static str {
-        "CertificateRequester"
-    }
-
-    async fn admit(&self, request: &Request<'_>, object: &mut Object) -> Result<(), ApiError> {
-        if !is_about(request, "", Operation::Create) {
-            return Ok(());
-        }
-        let UserInfo { name, uid, groups, extra } = request.user;
-        let Some(spec) = object["spec"].as_object_mut() else { return Ok(()) };
-        for field in ["username", "uid", "groups", "extra"] {
-            spec.remove(field);
-        }
-        let said = [
-            ("username", json!(name), name.is_empty()),
-            ("uid", json!(uid), uid.is_empty()),
-            ("groups", json!(groups), groups.is_empty()),
-            ("extra", json!(extra), extra.is_empty()),
-        ];
-        for (field, value, _) in said.into_iter().filter(|(.., empty)| !empty) {
-            spec.insert(field.to_owned(), value);
-        }
-        Ok(())
-    }
 }
 
 /// Whether the user may do `verb` in the name of a signer, or of all of its domain.

@@ -1,5 +1,5 @@
-//! What admission asks about who writes: nodes keep to their own, requests for certificates tell
-//! the truth, nobody gives out more than they hold.
+//! What admission asks about who writes: nodes keep to their own, signers are asked for by whoever
+//! may, nobody gives out more than they hold.
 
 mod certificates;
 mod escalation;
@@ -9,9 +9,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use certificates::{
-    CertificateApproval, CertificateRequester, CertificateSigning, CertificateSubjectRestriction,
-};
+use certificates::{CertificateApproval, CertificateSigning, CertificateSubjectRestriction};
 use escalation::Escalation;
 use node_restriction::NodeRestriction;
 
@@ -23,7 +21,6 @@ use crate::apiserver::registry::Registry;
 pub(super) fn plugins(registry: &Arc<Registry>, authorizer: &Arc<Chain>) -> Vec<Arc<dyn Plugin>> {
     let (registry, authorizer) = (registry.clone(), authorizer.clone());
     vec![
-        Arc::new(CertificateRequester),
         Arc::new(NodeRestriction { registry, authorizer: authorizer.clone() }),
         Arc::new(CertificateApproval { authorizer: authorizer.clone() }),
         Arc::new(CertificateSigning { authorizer: authorizer.clone() }),

@@ -278,6 +278,56 @@ async fn a_role_and_a_binding_that_change_decide_anew() {
     assert!(decide(&cluster, &alice, &list).await.is_err());
 }
 
+#[tokio::test]
+async fn the_parts_of_the_cluster_may_do_what_they_do() {
+    let cluster = node_cluster().await;
+    let scheduler = user("system:kube-scheduler", &[]);
+    let network = user("system:serviceaccount:kube-system:coracle-net", &[]);
+    let joining = user("system:bootstrap:abcdef", &["system:bootstrappers"]);
+    for (who, all) in [
+        (
+            &scheduler,
+            &[
+                "watch /pods ",
+                "watch /nodes ",
+                "watch /services ",
+                "create /pods/binding default:p",
+                "patch /pods/status default:p",
+                "delete /pods default:p",
+                "create /events default:",
+                "patch /events default:e",
+                "create coordination.k8s.io/leases kube-system:",
+                "get coordination.k8s.io/leases kube-system:kube-scheduler",
+                "update coordination.k8s.io/leases kube-system:kube-scheduler",
+            ][..],
+        ),
+        (
+            &network,
+            &[
+                "watch /services ",
+                "watch /pods ",
+                "watch /nodes ",
+                "watch /namespaces ",
+                "watch discovery.k8s.io/endpointslices ",
+                "watch networking.k8s.io/networkpolicies ",
+            ][..],
+        ),
+        (
+            &joining,
+            &[
+                "create certificates.k8s.io/certificatesigningrequests ",
+                "get certificates.k8s.io/certificatesigningrequests csr",
+            ][..],
+        ),
+    ] {
+        for asked in all {
+            assert_eq!(decide(&cluster, who, &ask(asked)).await, Ok(()), "{} {asked}", who.name);
+        }
+        let secrets = decide(&cluster, who, &ask("list /secrets kube-system:")).await;
+        assert!(secrets.is_err(), "{} reads secrets", who.name);
+    }
+}
+
 /// Among thousands of bindings of others, a decision is a few lookups.
 #[tokio::test]
 async fn a_decision_costs_no_more_for_the_bindings_of_others() {
