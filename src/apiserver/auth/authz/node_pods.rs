@@ -177,10 +177,9 @@ impl Table for NodePods {
         let mut state = self.state.write();
         *state = State::default();
         for entry in entries {
-            if let Some(node) = Attrs::new(&entry.value.attrs).field(self.node_field) {
-                if !node.is_empty() {
-                    state.place(entry, node);
-                }
+            let node = Attrs::new(&entry.value.attrs).field(self.node_field);
+            if let Some(node) = node.filter(|node| !node.is_empty()) {
+                state.place(entry, node);
             }
         }
     }

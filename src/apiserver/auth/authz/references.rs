@@ -32,8 +32,8 @@ impl References {
     /// Of any pod.
     pub fn all_of(pod: &Object) -> Self {
         let spec = &pod["spec"];
-        let mut found = Self::default();
-        found.account = text(&spec["serviceAccountName"]).to_owned();
+        let account = text(&spec["serviceAccountName"]).to_owned();
+        let mut found = Self { account, ..Self::default() };
         for secret in list(&spec["imagePullSecrets"]) {
             add(&mut found.secrets, &secret["name"]);
         }
