@@ -127,16 +127,15 @@ mod tests {
         assert_eq!(user.groups, ["system:bootstrappers", "system:bootstrappers:edge"]);
         let never = judge(&stored(&[("expiration", "")]), "abcdef", SECRET, now);
         assert!(never.is_ok(), "a token without an expiration never expires");
-        let cases: [(&[(&str, &str)], &str, &str); 7] = [
-            (&[], "0123456789abcdee", "another secret"),
-            (&[("token-secret", "")], "", "another secret"),
-            (&[("token-id", "fedcba")], SECRET, "another id"),
-            (&[("expiration", "2026-01-01T00:00:00Z")], SECRET, "expired"),
-            (&[("expiration", "tomorrow")], SECRET, "expired"),
-            (&[("usage-bootstrap-authentication", "false")], SECRET, "not for authentication"),
-            (&[("auth-extra-groups", "system:masters")], SECRET, "invalid group"),
-        ];
-        for (changes, secret, expected) in cases {
+        for (changes, secret, expected) in [
+            (&[][..], "0123456789abcdee", "another secret"),
+            (&[("token-secret", "")][..], "", "another secret"),
+            (&[("token-id", "fedcba")][..], SECRET, "another id"),
+            (&[("expiration", "2026-01-01T00:00:00Z")][..], SECRET, "expired"),
+            (&[("expiration", "tomorrow")][..], SECRET, "expired"),
+            (&[("usage-bootstrap-authentication", "false")][..], SECRET, "not for authentication"),
+            (&[("auth-extra-groups", "system:masters")][..], SECRET, "invalid group"),
+        ] {
             let error = judge(&stored(changes), "abcdef", secret, now).expect_err(expected);
             assert!(error.contains(expected), "{error}");
         }
