@@ -35,8 +35,17 @@ OWN_FORMS = {"Time", "MicroTime", "Timestamp", "FieldsV1", "JSON", "Verbs", "Dur
 # Which Go types of `any` fields have a message of their own.
 FORMS = {"JSONSchemaPropsOrArray": "orArray", "JSONSchemaPropsOrBool": "orBool",
          "JSONSchemaPropsOrStringArray": "orStringArray"}
-# Fields that are newer than the Go packages, and types of packages that are not at hand.
-NEWER = {}
+# The types of kube-aggregator, which is no package of Debian's.
+OTHERS = {
+    AGGREGATOR + "APIService": ["metadata! 1", "spec! 2", "status! 3"],
+    AGGREGATOR + "APIServiceCondition": [
+        "type! 1", "status! 2", "lastTransitionTime! 3", "reason 4", "message 5"],
+    AGGREGATOR + "APIServiceSpec": [
+        "service? 1", "group 2", "version 3", "insecureSkipTLSVerify 4", "caBundle 5",
+        "groupPriorityMinimum! 7", "versionPriority! 8"],
+    AGGREGATOR + "APIServiceStatus": ["conditions 1"],
+    AGGREGATOR + "ServiceReference": ["namespace 1", "name 2", "port? 3"],
+}
 HEAD = """# Messages of the Kubernetes API, written by scripts/proto-table.py from the Go types.
 # `@TYPE` starts a message (`~` stands for io.k8s.api., `^` for meta/v1, `%` for apiextensions/v1).
 # A line below it is a field, in the order of the numbers: `name[?|!] NUMBER [FORM]`. `?`: a
@@ -102,10 +111,8 @@ def main(folder):
             is_list = name.endswith("List") and any(f[1].startswith("items") for f in fields)
             if not is_list:
                 done[package + name] = fields
-    for name, fields in NEWER.items():
-        there = {number for number, _ in done.setdefault(name, [])}
-        assert not there & {number for number, _ in fields}, f"{name} knows its newer fields"
-        done[name] += fields
+    for name, fields in OTHERS.items():
+        done[name] = [(int(text.split()[1]), text) for text in fields]
     with (ROOT / "src/api/proto/messages.txt").open("w") as out:
         out.write(HEAD)
         for name in sorted(done):

@@ -4,6 +4,7 @@ use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 
 use super::table::Include;
+use crate::api::proto;
 use crate::api::status::{ApiError, Reason};
 
 /// What is told of an object.
@@ -22,6 +23,8 @@ pub enum Form {
 pub enum Media {
     Json,
     Yaml,
+    /// Only of kinds that have a form in it.
+    Protobuf,
 }
 
 impl Media {
@@ -30,6 +33,17 @@ impl Media {
         match self {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => proto::MEDIA_TYPE,
+        }
+    }
+}
+
+impl Media {
+    /// As `Content-Type` of a watch.
+    pub fn stream_content_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => proto::STREAM_MEDIA_TYPE,
+            other => other.content_type(),
         }
     }
 }
@@ -48,7 +62,7 @@ pub enum Offer {
     Plain,
     /// Objects, tables and metadata.
     Forms,
-    /// As `Forms`, but JSON only (a watch is a stream of JSON lines).
+    /// As `Forms`, but no YAML (a watch is a stream of JSON lines or of frames).
     Stream,
 }
 
@@ -74,10 +88,11 @@ impl<'a> Clause<'a> {
         self.params.iter().find(|(k, _)| *k == name).map_or("", |(_, v)| v)
     }
 
-    fn media(&self, offer: Offer) -> Option<Media> {
+    fn media(&self, offer: Offer, protobuf: bool) -> Option<Media> {
         match self.media {
             "application/json" | "application/*" | "*/*" => Some(Media::Json),
             "application/yaml" if offer != Offer::Stream => Some(Media::Yaml),
+            proto::MEDIA_TYPE if protobuf && self.param("as") != "Table" => Some(Media::Protobuf),
             // kubectl logs and some browsers; the text of a status is JSON anyway.
             "application/json;stream=watch" => Some(Media::Json),
             _ => None,
@@ -101,11 +116,17 @@ impl<'a> Clause<'a> {
     }
 }
 
-/// The best of what `Accept` names. Without one, JSON.
+/// The best of what `Accept` names. Without one, JSON. `protobuf` says whether what is told has a
+/// form in it; a table never has.
 ///
 /// # Errors
 /// 406 when nothing of it is served.
-pub fn accepted(headers: &HeaderMap, offer: Offer, include: Include) -> Result<Accepted, ApiError> {
+pub fn accepted(
+    headers: &HeaderMap,
+    offer: Offer,
+    include: Include,
+    protobuf: bool,
+) -> Result<Accepted, ApiError> {
     let texts: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
     let plain = Accepted { form: Form::Object, media: Media::Json };
     if texts.iter().all(|t| t.trim().is_empty()) {
@@ -115,13 +136,16 @@ pub fn accepted(headers: &HeaderMap, offer: Offer, include: Include) -> Result<A
         texts.iter().flat_map(|t| t.split(',')).map(|t| Clause::parse(t.trim())).collect();
     clauses.sort_by(|a, b| b.quality.total_cmp(&a.quality));
     let found = clauses.iter().filter(|c| c.quality > 0.0).find_map(|clause| {
-        let media = clause.media(offer)?;
+        let media = clause.media(offer, protobuf)?;
         Some(Accepted { form: clause.form(offer, include)?, media })
     });
     found.ok_or_else(|| {
+        let mut served = vec![Media::Json, Media::Yaml];
+        served.extend(protobuf.then_some(Media::Protobuf));
+        let served: Vec<&str> = served.into_iter().map(Media::content_type).collect();
         ApiError::new(
             Reason::NotAcceptable,
-            "only the following media types are accepted: application/json, application/yaml",
+            format!("only the following media types are accepted: {}", served.join(", ")),
         )
     })
 }
@@ -148,10 +172,42 @@ pub fn unsupported(served: &[&str]) -> ApiError {
 mod tests {
     use super::*;
 
-    fn ask(accept: &str) -> Option<Accepted> {
+    fn ask_for(accept: &str, offer: Offer, protobuf: bool) -> Option<Accepted> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().expect("a header value"));
-        accepted(&headers, Offer::Forms, Include::Metadata).ok()
+        accepted(&headers, offer, Include::Metadata, protobuf).ok()
+    }
+
+    fn ask(accept: &str) -> Option<Accepted> {
+        ask_for(accept, Offer::Forms, false)
+    }
+
+    #[test]
+    fn protobuf_is_told_of_what_has_a_form_in_it_but_never_as_a_table() {
+        let proto = |form| Some(Accepted { form, media: Media::Protobuf });
+        let table = Form::Table(Include::Metadata);
+        let json_table = Some(Accepted { form: table, media: Media::Json });
+        let json = Some(Accepted { form: Form::Object, media: Media::Json });
+        for (accept, expected) in [
+            ("application/vnd.kubernetes.protobuf", proto(Form::Object)),
+            ("application/vnd.kubernetes.protobuf,application/json", proto(Form::Object)),
+            ("application/vnd.kubernetes.protobuf;q=0.5,application/json", json),
+            ("*/*", json),
+            (
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+                proto(Form::Metadata),
+            ),
+            ("application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1", None),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,\
+                 application/json;as=Table;g=meta.k8s.io;v=v1",
+                json_table,
+            ),
+        ] {
+            assert_eq!(ask_for(accept, Offer::Forms, true), expected, "{accept}");
+        }
+        let stream = "application/vnd.kubernetes.protobuf;stream=watch";
+        assert_eq!(ask_for(stream, Offer::Stream, true), proto(Form::Object));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 use serde_json::Value;
 
 use super::negotiate::Media;
+use crate::api::proto;
 use crate::api::status::ApiError;
 
 /// Responses above this are compressed where the client accepts it, as in Kubernetes.
@@ -72,9 +73,16 @@ pub async fn json(status: StatusCode, bytes: Bytes, style: Style) -> Response<Bo
 pub async fn json_chunks(
     status: StatusCode,
     mut chunks: Vec<Bytes>,
-    style: Style,
+    mut style: Style,
 ) -> Response<Body> {
-    if style.media == Media::Yaml || style.pretty {
+    if style.media == Media::Protobuf {
+        match protobuf(&chunks) {
+            Some(bytes) => chunks = vec![bytes],
+            // As in Kubernetes: what has no other form is told in JSON.
+            None => style.media = Media::Json,
+        }
+    }
+    if style.media == Media::Yaml || (style.pretty && style.media == Media::Json) {
         chunks = vec![rewrite(&chunks, style)];
     }
     let total: usize = chunks.iter().map(Bytes::len).sum();
@@ -147,12 +155,21 @@ fn rewrite(chunks: &[Bytes], style: Style) -> Bytes {
     };
     match style.media {
         Media::Yaml => serde_saphyr::to_string(&value).unwrap_or_default().into(),
-        Media::Json => {
+        _ => {
             let mut text = serde_json::to_string_pretty(&value).unwrap_or_default();
             text.push('\n');
             text.into()
         }
     }
+}
+
+/// JSON as protobuf. `None` where it has no form in it.
+fn protobuf(chunks: &[Bytes]) -> Option<Bytes> {
+    let value: Value = match chunks {
+        [one] => serde_json::from_slice(one).ok()?,
+        _ => serde_json::from_slice(&chunks.concat()).ok()?,
+    };
+    proto::encode(&value)
 }
 
 fn gzip(chunks: &[Bytes]) -> Bytes {

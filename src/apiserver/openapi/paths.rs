@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Dialect;
 use crate::api::kinds::{Access, Kind, Scope, Subresource};
+use crate::api::proto;
 
 const PATCHES: [&str; 4] = [
     "application/apply-patch+yaml",
@@ -245,6 +246,18 @@ impl Operation<'_> {
         names.into_iter().map(|(name, kind)| parameter(dialect, "query", name, kind)).collect()
     }
 
+    /// What it answers in.
+    fn media_types(&self) -> Vec<&'static str> {
+        let mut types = vec!["application/json", "application/yaml"];
+        let protobuf = proto::serves(&self.kind.schema);
+        types.extend(protobuf.then_some(proto::MEDIA_TYPE));
+        if matches!(self.action, "list" | "watch") {
+            types.push("application/json;stream=watch");
+            types.extend(protobuf.then_some(proto::STREAM_MEDIA_TYPE));
+        }
+        types
+    }
+
     fn responses(&self, dialect: Dialect, answer: &Value) -> Value {
         let mut responses = Map::new();
         let mut codes = vec![("200", "OK"), ("401", "Unauthorized")];
@@ -257,7 +270,12 @@ impl Operation<'_> {
                 match dialect {
                     Dialect::V2 => response["schema"] = answer.clone(),
                     Dialect::V3 => {
-                        response["content"] = json!({"application/json": {"schema": answer}});
+                        let content: Map<String, Value> = self
+                            .media_types()
+                            .into_iter()
+                            .map(|t| (t.to_owned(), json!({"schema": answer})))
+                            .collect();
+                        response["content"] = Value::Object(content);
                     }
                 }
             }
@@ -317,7 +335,7 @@ impl Operation<'_> {
             }
         }
         if dialect == Dialect::V2 {
-            told["produces"] = json!(["application/json"]);
+            told["produces"] = json!(self.media_types());
         }
         told["parameters"] = Value::Array(parameters);
         told

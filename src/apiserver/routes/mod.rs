@@ -26,12 +26,13 @@ use tracing::Instrument;
 use super::auth::{Attributes, UserInfo};
 use super::catalog::Resource;
 use super::metrics::RequestLabels;
-use super::negotiate::{self, Accepted, Form, Offer};
+use super::negotiate::{self, Accepted, Form, Media, Offer};
 use super::registry::{Call, Registry};
 use super::request::{Asked, Query, ResourcePath, attributes, parse_path};
 use super::respond::{self, Style};
 use super::server::ApiServer;
 use super::table::Include;
+use crate::api::proto;
 use crate::api::schema::FieldValidation;
 use crate::api::status::{ApiError, Reason};
 
@@ -57,8 +58,9 @@ pub(super) async fn serve(server: Arc<ApiServer>, request: Request<Body>) -> Res
         verb = %told.verb, resource = %told.resource, ns = %told.namespace, name = %told.name,
     );
     let mut labels = labels(&server, &told);
+    let protobuf = serves_protobuf(&server, &told);
     let style = match &query {
-        Ok(query) => Style { pretty: query.flag("pretty"), ..Style::PLAIN },
+        Ok(query) => error_style(request.headers(), query, protobuf),
         Err(_) => Style::PLAIN,
     };
     let answered = match query {
@@ -83,6 +85,23 @@ fn understand(request: &Request<Body>) -> (Asked, Result<Query, ApiError>, Attri
         Err(_) => attributes(request.method(), &asked, &Query::default()),
     };
     (asked, query, told)
+}
+
+/// Whether the objects that a request is about have a form in protobuf.
+fn serves_protobuf(server: &ApiServer, told: &Attributes) -> bool {
+    let catalog = server.config.registry.catalog();
+    let resource = catalog.resource(&told.group, &told.version, &told.resource);
+    resource.is_some_and(|resource| proto::serves(&resource.kind.schema))
+}
+
+/// How an error is told: as the client would have it, as far as that is understood.
+fn error_style(headers: &HeaderMap, query: &Query, protobuf: bool) -> Style {
+    let accepted = negotiate::accepted(headers, Offer::Forms, Include::default(), protobuf);
+    let media = match accepted {
+        Ok(Accepted { media: Media::Protobuf, .. }) => Media::Protobuf,
+        _ => Media::Json,
+    };
+    Style { pretty: query.flag("pretty"), media, ..Style::PLAIN }
 }
 
 /// What the request is counted under: only names that the catalog knows.
@@ -236,7 +255,9 @@ impl Context {
     /// The form that the client wants, of those that `offer` names.
     pub(super) fn accepted(&self, offer: Offer) -> Result<(Form, Style), ApiError> {
         let include = Include::parse(self.query.get("includeObject"))?;
-        let Accepted { form, media } = negotiate::accepted(&self.headers, offer, include)?;
+        let protobuf = serves_protobuf(&self.server, &self.attributes);
+        let accepted = negotiate::accepted(&self.headers, offer, include, protobuf)?;
+        let Accepted { form, media } = accepted;
         let style = Style {
             media,
             pretty: self.query.flag("pretty"),

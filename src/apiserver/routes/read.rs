@@ -108,7 +108,7 @@ pub(super) async fn watch(
     resource: &Arc<Resource>,
     namespace: Option<&str>,
 ) -> Answered {
-    let (form, _) = context.accepted(Offer::Stream)?;
+    let (form, style) = context.accepted(Offer::Stream)?;
     let limits = &context.server.config.limits;
     let registry = context.registry();
     if registry.watchers() >= limits.watchers_max {
@@ -134,12 +134,13 @@ pub(super) async fn watch(
         initial_events: context.query.optional_flag("sendInitialEvents"),
         timeout,
         form,
+        media: style.media,
     };
     let watcher = registry.watch_as(resource, namespace, options).await?;
     let lines = watcher.into_stream().map(Ok::<_, std::convert::Infallible>);
     Ok(Response::builder()
         .status(StatusCode::OK)
-        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_TYPE, style.media.stream_content_type())
         .header(http::header::CACHE_CONTROL, "no-cache, private")
         .body(Body::from_stream(lines))
         .expect("a response of fixed headers"))

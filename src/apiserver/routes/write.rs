@@ -10,7 +10,8 @@ use super::read::{list_options, respond_entry, respond_list};
 use super::{Answered, Context, success};
 use crate::api::Object;
 use crate::api::patch::{self, PatchType};
-use crate::api::schema::{self, Expected, Format};
+use crate::api::proto;
+use crate::api::schema::{self, Expected, FieldValidation, Format};
 use crate::api::status::{ApiError, Reason};
 use crate::apiserver::catalog::Resource;
 use crate::apiserver::negotiate::{self, Offer};
@@ -22,12 +23,21 @@ use crate::apiserver::strategy::Part;
 const JSON: &str = "application/json";
 const YAML: &str = "application/yaml";
 
+/// Options come in any group's version.
+const DELETE_OPTIONS: Expected<'static> = Expected {
+    group: "",
+    version: "v1",
+    kind: "DeleteOptions",
+    schema: "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+};
+
 /// What a body of that media type is written in.
-fn format_of(media_type: &str) -> Result<Format, ApiError> {
+fn format_of(media_type: &str, protobuf: bool) -> Result<Format, ApiError> {
     match media_type {
         // `*/*` and text are what plain HTTP tools send when they are told nothing.
         JSON | "*/*" => Ok(Format::Json),
         YAML | "application/x-yaml" | "text/yaml" => Ok(Format::Yaml),
+        _ if protobuf => Err(negotiate::unsupported(&[JSON, YAML, proto::MEDIA_TYPE])),
         _ => Err(negotiate::unsupported(&[JSON, YAML])),
     }
 }
@@ -38,7 +48,14 @@ pub(super) async fn decode<'a>(
     expected: impl Into<Expected<'a>>,
     body: Body,
 ) -> Result<(Object, Vec<String>), ApiError> {
-    let format = format_of(&negotiate::content_type(&context.headers))?;
+    let expected = expected.into();
+    let media_type = negotiate::content_type(&context.headers);
+    let protobuf = proto::serves(expected.schema);
+    if protobuf && media_type == proto::MEDIA_TYPE {
+        let validation = context.field_validation()?;
+        return proto::decode(expected, &context.read(body).await?, validation);
+    }
+    let format = format_of(&media_type, protobuf)?;
     let validation = context.field_validation()?;
     let bytes = context.read(body).await?;
     schema::decode(expected, &bytes, format, validation)
@@ -162,8 +179,10 @@ async fn delete_options(context: &Context, body: Body) -> Result<DeleteOptions, 
             options["propagationPolicy"] = context.query.get("propagationPolicy").into();
         }
         options
+    } else if media_type == proto::MEDIA_TYPE {
+        proto::decode(DELETE_OPTIONS, &bytes, FieldValidation::Ignore)?.0
     } else {
-        match format_of(&media_type)? {
+        match format_of(&media_type, true)? {
             Format::Yaml => schema::yaml_to_json(&bytes).map_err(ApiError::bad_request)?,
             Format::Json => serde_json::from_slice::<Value>(&bytes)
                 .map_err(|e| ApiError::bad_request(format!("DeleteOptions cannot be read: {e}")))?,

@@ -6,10 +6,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use crate::api::proto;
 use crate::api::status::ApiError;
 use crate::apiserver::catalog::Resource;
 use crate::apiserver::filter::Filter;
-use crate::apiserver::negotiate::Form;
+use crate::apiserver::negotiate::{Form, Media};
 use crate::apiserver::{encoding, table};
 use crate::store::{Entry, Event, EventKind};
 
@@ -31,8 +32,8 @@ impl Kind {
     }
 }
 
-/// A form that an event was encoded in: version of the kind, form, type.
-type Key = (usize, Form, Kind);
+/// A form that an event was encoded in: version of the kind, form, media type, type.
+type Key = (usize, Form, Media, Kind);
 
 /// An event that is shared by all watchers of a kind.
 pub struct Told {
@@ -53,20 +54,20 @@ impl Told {
         seen_by(&self.event, filter)
     }
 
-    /// The event as a line.
+    /// The event as a line or frame.
     pub fn line(
         &self,
         resource: &Arc<Resource>,
-        form: Form,
+        (form, media): (Form, Media),
         kind: Kind,
         now: Timestamp,
     ) -> Result<Bytes, ApiError> {
-        let key = (Arc::as_ptr(resource) as usize, form, kind);
+        let key = (Arc::as_ptr(resource) as usize, form, media, kind);
         let mut lines = self.lines.lock();
         if let Some((_, line)) = lines.iter().find(|(k, _)| *k == key) {
             return Ok(line.clone());
         }
-        let line = line(resource, form, kind, &self.event.entry, now)?;
+        let line = line(resource, (form, media), kind, &self.event.entry, now)?;
         lines.push((key, line.clone()));
         Ok(line)
     }
@@ -92,14 +93,21 @@ pub fn seen_by(event: &Event, filter: &Filter) -> Option<Kind> {
     }
 }
 
-/// `{"type":"ADDED","object":…}` and a line feed.
+/// `{"type":"ADDED","object":…}` and a line feed, or a frame of protobuf.
 pub fn line(
     resource: &Resource,
-    form: Form,
+    (form, media): (Form, Media),
     kind: Kind,
     entry: &Entry,
     now: Timestamp,
 ) -> Result<Bytes, ApiError> {
+    if media == Media::Protobuf {
+        let object = match form {
+            Form::Metadata => encoding::decode_metadata(entry)?,
+            _ => encoding::decode(resource, entry)?,
+        };
+        return frame(kind.as_str(), &object);
+    }
     let mut out = BytesMut::with_capacity(entry.value.bytes.len() + 192);
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_str().as_bytes());
@@ -113,6 +121,15 @@ pub fn line(
     }
     out.put_slice(b"}\n");
     Ok(out.freeze())
+}
+
+/// An event as protobuf.
+///
+/// # Errors
+/// 500 where the object has no form in it, which negotiation does not let come to pass.
+pub fn frame(kind: &str, object: &serde_json::Value) -> Result<Bytes, ApiError> {
+    let frame = proto::frame(kind, object);
+    frame.ok_or_else(|| ApiError::internal(format!("{} has no protobuf form", object["kind"])))
 }
 
 fn put_value(out: &mut BytesMut, value: &serde_json::Value) {

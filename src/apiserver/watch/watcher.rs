@@ -21,7 +21,7 @@ use crate::api::status::{ApiError, Reason};
 use crate::apiserver::catalog::Resource;
 use crate::apiserver::encoding::ListMeta;
 use crate::apiserver::filter::Filter;
-use crate::apiserver::negotiate::Form;
+use crate::apiserver::negotiate::{Form, Media};
 use crate::apiserver::registry::read::{ListOptions, parse_version};
 use crate::apiserver::registry::{Registry, store_error};
 use crate::base::clock::SharedClock;
@@ -39,6 +39,7 @@ pub struct WatchOptions {
     /// After this the stream ends.
     pub timeout: Duration,
     pub form: Form,
+    pub media: Media,
 }
 
 /// A watch that was begun.
@@ -47,6 +48,7 @@ pub struct Watcher {
     namespace: Option<String>,
     filter: Filter,
     form: Form,
+    media: Media,
     clock: SharedClock,
     pending: VecDeque<Bytes>,
     catching_up: Option<WatchStream>,
@@ -83,6 +85,7 @@ impl Registry {
             namespace: namespace.map(str::to_owned),
             filter,
             form: options.form,
+            media: options.media,
             clock: self.clock.clone(),
             pending: VecDeque::new(),
             catching_up: None,
@@ -165,7 +168,8 @@ impl Watcher {
         let listed = registry.list_as(&self.resource, self.namespace.as_deref(), &options).await?;
         let now = self.clock.now();
         for entry in &listed.entries {
-            let line = told::line(&self.resource, self.form, Kind::Added, entry, now)?;
+            let line =
+                told::line(&self.resource, (self.form, self.media), Kind::Added, entry, now)?;
             self.pending.push_back(line);
         }
         self.told = listed.meta.revision;
@@ -256,7 +260,7 @@ impl Watcher {
             return;
         }
         let Some(kind) = told.seen_by(&self.filter) else { return };
-        match told.line(&self.resource, self.form, kind, self.clock.now()) {
+        match told.line(&self.resource, (self.form, self.media), kind, self.clock.now()) {
             Ok(line) => self.pending.push_back(line),
             Err(error) => self.fail(&error),
         }
@@ -312,7 +316,7 @@ impl Watcher {
                 crate::apiserver::table::of_rows(&self.resource, &meta, Vec::new())
             }
         };
-        line_of("BOOKMARK", &object)
+        self.line_of("BOOKMARK", &object)
     }
 
     fn fail(&mut self, error: &ApiError) {
@@ -320,11 +324,16 @@ impl Watcher {
         if status.reason == Reason::Gone {
             status.reason = Reason::Expired;
         }
-        self.pending.push_back(line_of("ERROR", &status.to_status()));
+        self.pending.push_back(self.line_of("ERROR", &status.to_status()));
         self.ended = true;
     }
-}
 
-fn line_of(kind: &str, object: &serde_json::Value) -> Bytes {
-    format!("{}\n", json!({"type": kind, "object": object})).into()
+    fn line_of(&self, kind: &str, object: &serde_json::Value) -> Bytes {
+        if self.media == Media::Protobuf
+            && let Ok(frame) = told::frame(kind, object)
+        {
+            return frame;
+        }
+        format!("{}\n", json!({"type": kind, "object": object})).into()
+    }
 }
