@@ -85,6 +85,11 @@ pub async fn json_chunks(
     if style.media == Media::Yaml || (style.pretty && style.media == Media::Json) {
         chunks = vec![rewrite(&chunks, style)];
     }
+    encoded(status, chunks, style).await
+}
+
+/// What is written in the media type already.
+pub async fn encoded(status: StatusCode, mut chunks: Vec<Bytes>, style: Style) -> Response<Body> {
     let total: usize = chunks.iter().map(Bytes::len).sum();
     let mut response = Response::builder()
         .status(status)

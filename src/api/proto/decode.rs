@@ -92,7 +92,8 @@ impl<'t> Decoder<'t> {
                 check(field, key, form)?;
                 let before = object.remove(name).unwrap_or_default();
                 let value = self.value(field, form, reader, before)?;
-                if !value.is_null() && !(field.presence == Presence::Value && is_zero(&value)) {
+                let left_out = field.presence == Presence::Value && is_zero(&value);
+                if !(value.is_null() || left_out) {
                     object.insert(name.to_owned(), value);
                 }
                 Ok(())

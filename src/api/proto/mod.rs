@@ -17,6 +17,8 @@ mod decode;
 mod encode;
 mod envelope;
 mod read;
+#[cfg(test)]
+mod round_trips;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ use serde_json::{Map, Value};
 pub use read::Malformed;
 
 use super::Object;
+use super::kinds::Kind;
 use super::schema::{Expected, FieldValidation, normalize};
 use super::status::ApiError;
 use decode::Decoder;
@@ -156,6 +159,27 @@ fn raw(api_version: &str, kind: &str, object: &Value) -> Option<Vec<u8>> {
     }
     out.message(1, |out| list_metadata(out, &object["metadata"]));
     Some(out.finish())
+}
+
+/// A list of a kind whose objects come one by one, **the last one first**, so that there is never
+/// more than one of them in memory as JSON. `None` where the kind has no form in protobuf.
+///
+/// # Errors
+/// Those of `items`.
+pub fn encode_list<E>(
+    of: &Kind,
+    meta: &Value,
+    items: impl Iterator<Item = Result<Value, E>>,
+) -> Result<Option<Bytes>, E> {
+    let table = Table::builtin();
+    let Some(message) = table.get(&of.schema) else { return Ok(None) };
+    let mut out = Backwards::default();
+    for item in items {
+        let item = item?;
+        out.message(2, |out| encode::message(out, table, message, &item));
+    }
+    out.message(1, |out| list_metadata(out, meta));
+    Ok(Some(envelope::wrap(&of.api_version(), &of.list_kind(), &out.finish()).into()))
 }
 
 /// `metav1.ListMeta`, which is not among the types of the schema.

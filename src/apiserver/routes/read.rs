@@ -9,10 +9,11 @@ use http::header::CONTENT_TYPE;
 use http::{Response, StatusCode};
 
 use super::{Answered, Context};
+use crate::api::proto;
 use crate::api::status::{ApiError, Reason};
 use crate::apiserver::catalog::Resource;
 use crate::apiserver::filter::Filter;
-use crate::apiserver::negotiate::{Form, Offer};
+use crate::apiserver::negotiate::{Form, Media, Offer};
 use crate::apiserver::registry::read::{ListOptions, Listed};
 use crate::apiserver::registry::update::Target;
 use crate::apiserver::respond::{self, Style};
@@ -81,6 +82,12 @@ pub(super) async fn respond_list(
     (form, style): (Form, Style),
 ) -> Answered {
     let Listed { meta, entries } = listed;
+    if form == Form::Object && style.media == Media::Protobuf {
+        let items = entries.iter().rev().map(|entry| encoding::decode(resource, entry));
+        if let Some(list) = proto::encode_list(&resource.kind, &meta.to_value(), items)? {
+            return Ok(respond::encoded(StatusCode::OK, vec![list], style).await);
+        }
+    }
     let chunks = match form {
         Form::Object => encoding::list(resource, meta, entries)?,
         Form::Metadata => {
