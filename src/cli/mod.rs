@@ -4,12 +4,25 @@
 //! |---|---|
 //! | [`server`] | the control plane: store, API server, scheduler, controllers |
 //! | [`agent`] | a worker |
+//! | [`verbs`] | `apply`, `get`, `describe`, `delete`, `logs`, `scale`, `rollout`, `wait` |
 //!
 //! Exit codes: 0, 1 failed, 2 bad usage.
 
 mod agent;
 mod process;
 mod server;
+
+pub mod call;
+pub mod connect;
+pub mod duration;
+pub mod failure;
+pub mod jsonpath;
+pub mod manifest;
+pub mod out;
+pub mod resources;
+pub mod table;
+pub mod verbs;
+pub mod yaml;
 
 use std::process::ExitCode;
 
@@ -21,6 +34,8 @@ use crate::base::shutdown::Shutdown;
 #[derive(Debug, Parser)]
 #[command(name = "coracle", version, propagate_version = true)]
 struct Line {
+    #[command(flatten)]
+    connection: connect::ConnectionArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -34,6 +49,8 @@ enum Command {
     /// Compile one module; agents start this for themselves
     #[command(hide = true)]
     CompileArtifact,
+    #[command(flatten)]
+    Verb(verbs::Verb),
 }
 
 /// Entry point of the binary.
@@ -43,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::CompileArtifact => return crate::runtime::compile::child_main(),
         Command::Server(args) => serve(args),
         Command::Agent(args) => work(args),
+        Command::Verb(verb) => process::block_on(verbs::run(verb, line.connection)),
     };
     match ran {
         Ok(code) => code,
@@ -92,4 +110,34 @@ fn work(args: agent::Args) -> anyhow::Result<ExitCode> {
 fn bad_usage(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("coracle: {error}");
     ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn the_cluster_is_named_before_or_behind_the_verb() {
+        for line in ["coracle -n x get pods", "coracle get pods -n x", "coracle get -n x pods"] {
+            let read = Line::try_parse_from(line.split(' ')).expect(line);
+            assert_eq!(read.connection.namespace.as_deref(), Some("x"), "{line}");
+        }
+        let line = ["coracle", "rollout", "status", "deploy/web", "--context", "c"];
+        let read = Line::try_parse_from(line).expect("it is read");
+        assert_eq!(read.connection.context.as_deref(), Some("c"));
+    }
+
+    #[test]
+    fn an_agents_kubeconfig_is_its_own() {
+        let read = Line::try_parse_from(["coracle", "agent", "--kubeconfig", "f"]).expect("read");
+        let Command::Agent(args) = read.command else { panic!("an agent was asked for") };
+        assert_eq!(args.agent.kubeconfig.as_deref(), Some(std::path::Path::new("f")));
+    }
 }

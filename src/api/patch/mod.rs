@@ -8,6 +8,9 @@ mod json;
 mod strategic;
 #[cfg(test)]
 mod tests;
+mod three_way;
+
+pub use three_way::three_way;
 
 use serde_json::Value;
 

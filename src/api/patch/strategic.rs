@@ -12,10 +12,10 @@ use crate::api::Object;
 use crate::api::schema::{Field, PatchStrategy, Schema, Shape, Type};
 use crate::api::status::ApiError;
 
-const DIRECTIVE: &str = "$patch";
-const RETAIN_KEYS: &str = "$retainKeys";
-const ORDER: &str = "$setElementOrder/";
-const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
+pub(super) const DIRECTIVE: &str = "$patch";
+pub(super) const RETAIN_KEYS: &str = "$retainKeys";
+pub(super) const ORDER: &str = "$setElementOrder/";
+pub(super) const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
 
 pub(super) fn apply(of: &Type, object: &Object, patch: Value) -> Result<Value, ApiError> {
     let (Value::Object(original), Value::Object(patch)) = (object.clone(), patch) else {
@@ -30,7 +30,7 @@ fn bad(why: impl Into<String>) -> ApiError {
 
 /// What the schema says of the map that is being merged.
 #[derive(Clone, Copy)]
-enum Here<'s> {
+pub(super) enum Here<'s> {
     Struct(&'s Type),
     MapOf(&'s Shape),
     Unknown,
@@ -38,10 +38,10 @@ enum Here<'s> {
 
 /// What the schema says of one value in it.
 #[derive(Clone, Copy)]
-struct There<'s> {
-    here: Here<'s>,
-    strategy: PatchStrategy,
-    merge_key: Option<&'s str>,
+pub(super) struct There<'s> {
+    pub(super) here: Here<'s>,
+    pub(super) strategy: PatchStrategy,
+    pub(super) merge_key: Option<&'s str>,
 }
 
 fn here(shape: &Shape) -> Here<'_> {
@@ -54,7 +54,7 @@ fn here(shape: &Shape) -> Here<'_> {
 }
 
 impl<'s> Here<'s> {
-    fn field(self, name: &str) -> There<'s> {
+    pub(super) fn field(self, name: &str) -> There<'s> {
         let plain = |here| There { here, strategy: PatchStrategy::default(), merge_key: None };
         match self {
             Self::Struct(of) => match of.field(name) {
