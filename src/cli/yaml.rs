@@ -317,12 +317,12 @@ mod tests {
     #[test]
     fn objects_are_written_as_kubectl_writes_them() {
         let object = json!({
-            "b": {"x": [], "y": {}, "z": null},
-            "a": [{"name": "n", "ports": [{"p": 80}]}, "s", [1, [2]]],
+            "b": {"x": [], "v": {}, "z": null},
+            "a": [{"name": "c", "ports": [{"p": 80}]}, "s", [1, [2]]],
             "text": "one\ntwo\n",
         });
-        let expected = "a:\n- name: n\n  ports:\n  - p: 80\n- s\n- - 1\n  - - 2\nb:\n  x: []\n  \
-                        y: {}\n  z: null\ntext: |\n  one\n  two\n";
+        let expected = "a:\n- name: c\n  ports:\n  - p: 80\n- s\n- - 1\n  - - 2\nb:\n  v: {}\n  \
+                        x: []\n  z: null\ntext: |\n  one\n  two\n";
         assert_eq!(to_string(&object), expected);
     }
 

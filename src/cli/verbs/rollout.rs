@@ -176,89 +176,88 @@ async fn status(
 
 /// How far a rollout is, in kubectl's words, and whether it is done.
 fn progress(kind: &str, name: &str, object: &Value) -> Result<(String, bool), Failure> {
-    let (spec, status) = (&object["spec"], &object["status"]);
-    let number = |value: &Value| value.as_i64().unwrap_or(0);
-    let waits = |why: String| Ok((why, false));
-    let seen = number(&status["observedGeneration"]);
-    if number(&object["metadata"]["generation"]) > seen {
-        let what = match kind {
-            "Deployment" => "deployment spec update to be observed...".to_owned(),
-            "DaemonSet" => "daemon set spec update to be observed...".to_owned(),
-            _ => "statefulset spec update to be observed...".to_owned(),
-        };
-        return waits(format!("Waiting for {what}"));
-    }
-    let wanted = spec["replicas"].as_i64().unwrap_or(1);
-    let updated = match kind {
-        "DaemonSet" => number(&status["updatedNumberScheduled"]),
-        _ => number(&status["updatedReplicas"]),
-    };
+    let observed = number(&object["status"]["observedGeneration"]);
+    let is_newer = number(&object["metadata"]["generation"]) > observed;
     match kind {
-        "Deployment" => {
-            let stuck = elements(&status["conditions"]).iter().any(|condition| {
-                condition["type"] == "Progressing"
-                    && condition["reason"] == "ProgressDeadlineExceeded"
-            });
-            if stuck {
-                return Err(Failure::other(format!(
-                    "deployment {name:?} exceeded its progress deadline: see `coracle describe \
-                     deployment/{name}`"
-                )));
-            }
-            let (replicas, available) =
-                (number(&status["replicas"]), number(&status["availableReplicas"]));
-            let head = format!("Waiting for deployment {name:?} rollout to finish:");
-            if updated < wanted {
-                return waits(format!(
-                    "{head} {updated} out of {wanted} new replicas have been updated..."
-                ));
-            }
-            if replicas > updated {
-                let old = replicas - updated;
-                return waits(format!("{head} {old} old replicas are pending termination..."));
-            }
-            if available < updated {
-                return waits(format!(
-                    "{head} {available} of {updated} updated replicas are available..."
-                ));
-            }
-            Ok((format!("deployment {name:?} successfully rolled out"), true))
-        }
-        "DaemonSet" => {
-            let desired = number(&status["desiredNumberScheduled"]);
-            let available = number(&status["numberAvailable"]);
-            let head = format!("Waiting for daemon set {name:?} rollout to finish:");
-            if updated < desired {
-                return waits(format!(
-                    "{head} {updated} out of {desired} new pods have been updated..."
-                ));
-            }
-            if available < desired {
-                return waits(format!(
-                    "{head} {available} of {desired} updated pods are available..."
-                ));
-            }
-            Ok((format!("daemon set {name:?} successfully rolled out"), true))
-        }
-        _ => {
-            let ready = number(&status["readyReplicas"]);
-            if ready < wanted {
-                return waits(format!("Waiting for {} pods to be ready...", wanted - ready));
-            }
-            let revision = &status["updateRevision"];
-            if spec["updateStrategy"]["type"] != "OnDelete"
-                && *revision != status["currentRevision"]
-                && updated < wanted
-            {
-                return waits(format!(
-                    "waiting for statefulset rolling update to complete {updated} pods at \
-                     revision {}...",
-                    revision.as_str().unwrap_or_default()
-                ));
-            }
-            Ok((format!("statefulset rolling update complete {ready} pods"), true))
-        }
+        "Deployment" if is_newer => Ok((unobserved("deployment"), false)),
+        "DaemonSet" if is_newer => Ok((unobserved("daemon set"), false)),
+        _ if is_newer => Ok((unobserved("statefulset"), false)),
+        "Deployment" => deployment_progress(name, object),
+        "DaemonSet" => Ok(daemon_set_progress(name, &object["status"])),
+        _ => Ok(stateful_set_progress(object)),
     }
+}
+
+fn number(value: &Value) -> i64 {
+    value.as_i64().unwrap_or(0)
+}
+
+fn unobserved(what: &str) -> String {
+    format!("Waiting for {what} spec update to be observed...")
+}
+
+fn deployment_progress(name: &str, object: &Value) -> Result<(String, bool), Failure> {
+    let status = &object["status"];
+    let is_stuck = elements(&status["conditions"]).iter().any(|condition| {
+        condition["type"] == "Progressing" && condition["reason"] == "ProgressDeadlineExceeded"
+    });
+    if is_stuck {
+        return Err(Failure::other(format!(
+            "deployment {name:?} exceeded its progress deadline: see `coracle describe \
+             deployment/{name}`"
+        )));
+    }
+    let wanted = object["spec"]["replicas"].as_i64().unwrap_or(1);
+    let updated = number(&status["updatedReplicas"]);
+    let (replicas, available) = (number(&status["replicas"]), number(&status["availableReplicas"]));
+    let told = if updated < wanted {
+        format!("{updated} out of {wanted} new replicas have been updated...")
+    } else if replicas > updated {
+        format!("{} old replicas are pending termination...", replicas - updated)
+    } else if available < updated {
+        format!("{available} of {updated} updated replicas are available...")
+    } else {
+        return Ok((format!("deployment {name:?} successfully rolled out"), true));
+    };
+    Ok((format!("Waiting for deployment {name:?} rollout to finish: {told}"), false))
+}
+
+fn daemon_set_progress(name: &str, status: &Value) -> (String, bool) {
+    let desired = number(&status["desiredNumberScheduled"]);
+    let updated = number(&status["updatedNumberScheduled"]);
+    let available = number(&status["numberAvailable"]);
+    let told = if updated < desired {
+        format!("{updated} out of {desired} new pods have been updated...")
+    } else if available < desired {
+        format!("{available} of {desired} updated pods are available...")
+    } else {
+        return (format!("daemon set {name:?} successfully rolled out"), true);
+    };
+    (format!("Waiting for daemon set {name:?} rollout to finish: {told}"), false)
+}
+
+fn stateful_set_progress(object: &Value) -> (String, bool) {
+    let (spec, status) = (&object["spec"], &object["status"]);
+    let wanted = spec["replicas"].as_i64().unwrap_or(1);
+    let (ready, updated) = (number(&status["readyReplicas"]), number(&status["updatedReplicas"]));
+    if ready < wanted {
+        return (format!("Waiting for {} pods to be ready...", wanted - ready), false);
+    }
+    let revision = &status["updateRevision"];
+    let goes_on = spec["updateStrategy"]["type"] != "OnDelete"
+        && *revision != status["currentRevision"]
+        && updated < wanted;
+    if goes_on {
+        let revision = revision.as_str().unwrap_or_default();
+        return (
+            format!(
+                "waiting for statefulset rolling update to complete {updated} pods at revision \
+                 {revision}..."
+            ),
+            false,
+        );
+    }
+    (format!("statefulset rolling update complete {ready} pods"), true)
 }
 
 /// A revision of a Deployment.

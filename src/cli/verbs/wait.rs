@@ -85,12 +85,15 @@ impl State {
             return Ok(Self::Condition(name.to_owned(), value.to_owned()));
         }
         if let Some(rest) = text.strip_prefix("jsonpath=") {
-            let rest = rest.trim_matches('\'');
-            // The value stands behind the brace that closes the expression.
-            let end = rest.rfind('}').map_or(0, |at| at + 1);
-            let (path, value) = match end {
-                0 => rest.split_once('=').map_or((rest, None), |(path, v)| (path, Some(v))),
-                end => (&rest[..end], rest[end..].strip_prefix('=')),
+            // The value stands behind the brace that closes the expression; quotes around either
+            // are left from a shell that kept them.
+            let rest = rest.strip_prefix('\'').unwrap_or(rest);
+            let (path, value) = match rest.rfind('}') {
+                None => rest.split_once('=').map_or((rest, None), |(path, v)| (path, Some(v))),
+                Some(at) => {
+                    let behind = rest[at + 1..].trim_start_matches('\'');
+                    (&rest[..=at], behind.strip_prefix('='))
+                }
             };
             if value == Some("") {
                 return Err("jsonpath wait value cannot be empty".to_owned());
