@@ -45,12 +45,12 @@ enum Command {
     /// Run the control plane: API server, scheduler, controllers and store
     Server(server::ServerArgs),
     /// Run a worker that joins a cluster
-    Agent(agent::Args),
+    Agent(Box<agent::Args>),
     /// Compile one module; agents start this for themselves
     #[command(hide = true)]
     CompileArtifact,
     #[command(flatten)]
-    Verb(verbs::Verb),
+    Verb(Box<verbs::Verb>),
 }
 
 /// Entry point of the binary.
@@ -59,8 +59,8 @@ pub fn main() -> ExitCode {
     let ran = match line.command {
         Command::CompileArtifact => return crate::runtime::compile::child_main(),
         Command::Server(args) => serve(args),
-        Command::Agent(args) => work(args),
-        Command::Verb(verb) => process::block_on(verbs::run(verb, line.connection)),
+        Command::Agent(args) => work(*args),
+        Command::Verb(verb) => process::block_on(verbs::run(*verb, line.connection)),
     };
     match ran {
         Ok(code) => code,

@@ -213,13 +213,8 @@ fn nearest(word: &str, names: impl Iterator<Item = String>) -> Vec<String> {
 /// How many letters must be put in, taken out, changed or swapped with a neighbour.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
-    }
+    let row = |i: usize| std::iter::once(i).chain(1..=b.len()).collect::<Vec<usize>>();
+    let mut rows: Vec<Vec<usize>> = (0..=a.len()).map(row).collect();
     for i in 1..=a.len() {
         for j in 1..=b.len() {
             let changed = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);

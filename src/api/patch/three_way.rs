@@ -25,11 +25,11 @@ pub fn three_way(of: Option<&Type>, original: &Value, modified: &Value, current:
     let here = of.map_or(Here::Unknown, Here::Struct);
     let strategic = of.is_some();
     let empty = JsonMap::new();
-    let map = |value| match value {
-        &Value::Object(ref map) => map,
-        _ => &empty,
+    let states = States {
+        original: original.as_object().unwrap_or(&empty),
+        modified: modified.as_object().unwrap_or(&empty),
+        current: current.as_object().unwrap_or(&empty),
     };
-    let states = States { original: map(original), modified: map(modified), current: map(current) };
     Value::Object(diff_map(states, here, strategic))
 }
 
