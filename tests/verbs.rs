@@ -347,6 +347,7 @@ async fn a_watch_prints_changes_and_ends_when_nobody_reads() {
             std::thread::sleep(Duration::from_millis(50));
         }
         child.kill().expect("it is our child");
+        child.wait().expect("it was killed");
         None
     })
     .await
