@@ -5,12 +5,16 @@
 //! | [`server`] | the control plane: store, API server, scheduler, controllers |
 //! | [`agent`] | a worker |
 //! | [`verbs`] | `apply`, `get`, `describe`, `delete`, `logs`, `scale`, `rollout`, `wait` |
+//! | [`demo`] | both, as processes of this machine, with something to look at |
+//! | [`top`] | the live view of any cluster |
 //!
 //! Exit codes: 0, 1 failed, 2 bad usage.
 
 mod agent;
+mod demo;
 mod process;
 mod server;
+mod top;
 
 pub mod call;
 pub mod connect;
@@ -46,6 +50,10 @@ enum Command {
     Server(server::ServerArgs),
     /// Run a worker that joins a cluster
     Agent(Box<agent::Args>),
+    /// Run a whole cluster on this machine, and look at it
+    Demo(demo::DemoArgs),
+    /// Watch a cluster in the terminal
+    Top,
     /// Compile one module; agents start this for themselves
     #[command(hide = true)]
     CompileArtifact,
@@ -60,6 +68,8 @@ pub fn main() -> ExitCode {
         Command::CompileArtifact => return crate::runtime::compile::child_main(),
         Command::Server(args) => serve(args),
         Command::Agent(args) => work(*args),
+        Command::Demo(args) => demo::run(args),
+        Command::Top => top::top(line.connection.kubeconfig.as_deref()),
         Command::Verb(verb) => process::block_on(verbs::run(*verb, line.connection)),
     };
     match ran {
