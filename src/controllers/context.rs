@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1 as core;
@@ -11,6 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::ControllersConfig;
+use super::replicaset::run::as_set;
 use super::view::{self, Namespace, Pod, Templated};
 use crate::base::clock::SharedClock;
 use crate::base::shutdown::Shutdown;
@@ -45,7 +47,9 @@ pub struct TokenSecret {
 pub struct Informers {
     pub pods: Informer<Pod>,
     pub replica_sets: Informer<Templated<ReplicaSet>>,
+    pub replication_controllers: Informer<Templated<ReplicaSet>>,
     pub deployments: Informer<Templated<Deployment>>,
+    pub jobs: Informer<Templated<Job>>,
     pub services: Informer<core::Service>,
     pub endpoint_slices: Informer<EndpointSlice>,
     pub endpoints: Informer<core::Endpoints>,
@@ -93,6 +97,20 @@ fn token_secret(secret: core::Secret) -> Option<TokenSecret> {
     })
 }
 
+/// ReplicaSets, or what is looked at as if it were one.
+fn sets_of<K>(
+    source: Source,
+    project: impl Fn(K) -> Option<Templated<ReplicaSet>> + Send + Sync + 'static,
+) -> Builder<K, Templated<ReplicaSet>>
+where
+    K: Object + Clone + serde::de::DeserializeOwned + Send + 'static,
+{
+    Builder::new(source, project)
+        .index("controller", |set: &Templated<ReplicaSet>| owner_uid(&set.object.metadata))
+        .index("orphan", |set: &Templated<ReplicaSet>| orphan_of(&set.object.metadata))
+        .index("namespace", |set: &Templated<ReplicaSet>| namespace_of(&set.object.metadata))
+}
+
 impl Informers {
     fn workloads(
         client: &kube::Client,
@@ -108,10 +126,7 @@ impl Informers {
             .index("namespace", |pod: &Pod| vec![pod.key.namespace.clone()])
             .index("node", |pod: &Pod| vec![pod.node.clone()])
             .start(client.clone(), stop.clone());
-        let replica_sets = Builder::new(Source::all::<ReplicaSet>(), view::replica_set)
-            .index("controller", |set: &Templated<ReplicaSet>| owner_uid(&set.object.metadata))
-            .index("orphan", |set: &Templated<ReplicaSet>| orphan_of(&set.object.metadata))
-            .index("namespace", |set: &Templated<ReplicaSet>| namespace_of(&set.object.metadata))
+        let replica_sets = sets_of(Source::all::<ReplicaSet>(), view::replica_set)
             .start(client.clone(), stop.clone());
         let deployments = Builder::new(Source::all::<Deployment>(), view::deployment)
             .index("namespace", |d: &Templated<Deployment>| namespace_of(&d.object.metadata))
@@ -125,7 +140,16 @@ impl Informers {
         Self {
             pods,
             replica_sets,
+            replication_controllers: sets_of(
+                Source::all::<core::ReplicationController>(),
+                |controller: core::ReplicationController| view::replica_set(as_set(controller)),
+            )
+            .start(client.clone(), stop.clone()),
             deployments,
+            jobs: Builder::new(Source::all::<Job>(), view::job)
+                .index("controller", |job: &Templated<Job>| owner_uid(&job.object.metadata))
+                .index("namespace", |job: &Templated<Job>| namespace_of(&job.object.metadata))
+                .start(client.clone(), stop.clone()),
             services: Builder::new(Source::all::<core::Service>(), |mut service: core::Service| {
                 view::trim(&mut service.metadata);
                 Some(service)
@@ -202,7 +226,9 @@ impl Informers {
         tokio::join!(
             self.pods.synced(),
             self.replica_sets.synced(),
+            self.replication_controllers.synced(),
             self.deployments.synced(),
+            self.jobs.synced(),
             self.services.synced(),
             self.endpoint_slices.synced(),
             self.endpoints.synced(),

@@ -4,7 +4,8 @@
 //! | controller | keeps |
 //! |---|---|
 //! | [`deployment`] | ReplicaSets of a Deployment, rolled out step by step |
-//! | [`replicaset`] | as many pods as asked for |
+//! | [`replicaset`] | as many pods as asked for; ReplicationControllers too |
+//! | [`job`] | pods until enough of them succeeded |
 //! | [`endpointslice`] | where the pods behind a Service are |
 //! | [`service_account`] | a `default` account in every namespace; tokens in Secrets |
 //! | [`root_ca`] | the cluster's CA in every namespace |
@@ -30,10 +31,12 @@ pub(crate) mod discovery;
 pub(crate) mod endpointslice;
 pub(crate) mod expectations;
 pub(crate) mod garbage;
+pub(crate) mod job;
 pub(crate) mod namespace;
 pub(crate) mod node_ipam;
 pub(crate) mod node_lifecycle;
 pub(crate) mod pod_gc;
+pub(crate) mod pods;
 pub(crate) mod replicaset;
 pub(crate) mod root_ca;
 pub(crate) mod selector;
@@ -165,7 +168,9 @@ async fn act(client: kube::Client, config: Arc<ControllersConfig>, stop: Shutdow
         Context { client, clock: config.clock.clone(), informers, config, shutdown: stop };
     tokio::join!(
         deployment::run::run(context.clone()),
-        replicaset::run::run(context.clone()),
+        replicaset::run::run::<replicaset::run::Set>(context.clone()),
+        replicaset::run::run::<replicaset::run::Replication>(context.clone()),
+        job::run::run(context.clone()),
         endpointslice::run::run(context.clone()),
         service_account::run::run(context.clone()),
         root_ca::run::run(context.clone()),

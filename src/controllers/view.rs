@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{self as core, PodTemplateSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use sha2::{Digest, Sha256};
 
+use super::job::{FAILURES, FINALIZER, IGNORED, INDEX};
 use crate::client::meta::{Key, controller_of, timestamp};
 
 /// The label by which the pods of a Deployment's ReplicaSets differ.
@@ -58,6 +60,30 @@ pub struct Pod {
     pub subdomain: String,
     pub ports: Vec<Port>,
     pub tolerations: Vec<Toleration>,
+    /// What only Jobs want to know; for pods of Jobs.
+    pub job: Option<Box<JobPod>>,
+    /// The node that it is meant for, before it is bound to one; for pods of DaemonSets.
+    pub meant_for: String,
+}
+
+/// What a Job wants to know of a pod.
+#[derive(Debug, Clone, Default)]
+pub struct JobPod {
+    /// It carries the finalizer that keeps it until it is counted.
+    pub tracked: bool,
+    pub index: Option<i32>,
+    /// How often its index failed before, counted.
+    pub failures: i32,
+    /// How often its index failed before, not counted.
+    pub ignored: i32,
+    /// The restarts of all its containers together.
+    pub restarts: i32,
+    /// When its last container ended.
+    pub finished: Option<Timestamp>,
+    /// Its containers that ended, with their exit codes.
+    pub exits: Vec<(String, i32)>,
+    /// Types and statuses of its conditions.
+    pub conditions: Vec<(String, String)>,
 }
 
 impl Pod {
@@ -108,7 +134,7 @@ pub fn pod(pod: core::Pod) -> Option<Pod> {
         .max();
     let mut ips: Vec<String> = status.pod_ips.iter().flatten().map(|ip| ip.ip.clone()).collect();
     if ips.is_empty() {
-        ips.extend(status.pod_ip.filter(|ip| !ip.is_empty()));
+        ips.extend(status.pod_ip.clone().filter(|ip| !ip.is_empty()));
     }
     let sidecars = spec
         .init_containers
@@ -126,7 +152,24 @@ pub fn pod(pod: core::Pod) -> Option<Pod> {
             protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
         })
         .collect();
+    let owner = controller_of(&meta);
+    let is_of = |kind: &str| owner.is_some_and(|owner| owner.kind == kind);
+    let tracked = meta.finalizers.iter().flatten().any(|f| f == FINALIZER);
+    let job = (tracked || is_of("Job")).then(|| {
+        let number = |name: &str| annotation(name).and_then(|n| n.parse().ok());
+        Box::new(JobPod {
+            tracked,
+            index: number(INDEX),
+            failures: number(FAILURES).unwrap_or(0),
+            ignored: number(IGNORED).unwrap_or(0),
+            ..ended(&status)
+        })
+    });
+    let meant_for =
+        if is_of("DaemonSet") { node_in_affinity(&spec).unwrap_or_default() } else { String::new() };
     Some(Pod {
+        job,
+        meant_for,
         deletion_cost: annotation(DELETION_COST).and_then(|c| c.parse().ok()).unwrap_or_default(),
         key: Key::of(&meta),
         controller: controller_of(&meta).cloned(),
@@ -152,6 +195,45 @@ pub fn pod(pod: core::Pod) -> Option<Pod> {
     })
 }
 
+/// What a Job reads in the status of a pod.
+fn ended(status: &core::PodStatus) -> JobPod {
+    let mut told = JobPod::default();
+    let containers = status.container_statuses.iter().flatten();
+    for container in containers.chain(status.init_container_statuses.iter().flatten()) {
+        told.restarts += container.restart_count;
+        let state = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+        let Some(terminated) = state else { continue };
+        told.exits.push((container.name.clone(), terminated.exit_code));
+        told.finished = told.finished.max(terminated.finished_at.as_ref().map(timestamp));
+    }
+    for condition in status.conditions.iter().flatten() {
+        told.conditions.push((condition.type_.clone(), condition.status.clone()));
+        if told.finished.is_none() && condition.type_ == "Ready" && condition.status != "True" {
+            told.finished = condition.last_transition_time.as_ref().map(timestamp);
+        }
+    }
+    told
+}
+
+/// The node whose name a required node affinity asks for, as a DaemonSet writes it.
+fn node_in_affinity(spec: &core::PodSpec) -> Option<String> {
+    let required = spec
+        .affinity
+        .as_ref()?
+        .node_affinity
+        .as_ref()?
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()?;
+    required.node_selector_terms.iter().flat_map(|term| term.match_fields.iter().flatten()).find_map(
+        |field| match field.values.as_deref() {
+            Some([name]) if field.key == "metadata.name" && field.operator == "In" => {
+                Some(name.clone())
+            }
+            _ => None,
+        },
+    )
+}
+
 /// An object that makes pods, its template replaced by a digest.
 #[derive(Debug, Clone)]
 pub struct Templated<K> {
@@ -173,6 +255,16 @@ pub fn deployment(mut deployment: Deployment) -> Option<Templated<Deployment>> {
     trim(&mut deployment.metadata);
     let template = std::mem::take(&mut deployment.spec.template);
     Some(Templated { digest: digest(&template), object: deployment })
+}
+
+/// The projection of a Job: of its template only the restart policy stays.
+pub fn job(mut job: Job) -> Option<Templated<Job>> {
+    trim(&mut job.metadata);
+    let spec = job.spec.get_or_insert_default();
+    let template = std::mem::take(&mut spec.template);
+    let restart_policy = template.spec.as_ref().and_then(|spec| spec.restart_policy.clone());
+    spec.template.spec = Some(core::PodSpec { restart_policy, ..core::PodSpec::default() });
+    Some(Templated { digest: digest(&template), object: job })
 }
 
 /// Leaves out of metadata what is large and nobody here reads.

@@ -33,7 +33,8 @@ pub fn is_recreate(deployment: &Deployment) -> bool {
     strategy.and_then(|s| s.type_.as_deref()) == Some("Recreate")
 }
 
-fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
+/// What `value` means of `total`: a number, or a percentage with the given rounding.
+pub fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
     match value {
         Some(IntOrString::Int(number)) => *number,
         Some(IntOrString::String(text)) => {

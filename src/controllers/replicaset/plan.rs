@@ -95,7 +95,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
 /// The order in which Kubernetes gives pods up (`ActivePodsWithRanks`): not assigned, pending, not
 /// ready, cheap, crowded on a node, ready for less time, restarted more, younger. Ages are compared
 /// by their logarithm, so that which of two old pods goes is not decided by seconds.
-fn least_valuable(
+pub fn least_valuable(
     pods: &[Arc<Pod>],
     related: &HashMap<String, usize>,
     count: usize,
