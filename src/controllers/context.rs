@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -12,6 +14,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::ControllersConfig;
+use super::history::{self, Revision};
 use super::replicaset::run::as_set;
 use super::view::{self, Namespace, Pod, Templated};
 use crate::base::clock::SharedClock;
@@ -50,6 +53,10 @@ pub struct Informers {
     pub replication_controllers: Informer<Templated<ReplicaSet>>,
     pub deployments: Informer<Templated<Deployment>>,
     pub jobs: Informer<Templated<Job>>,
+    pub stateful_sets: Informer<Templated<StatefulSet>>,
+    pub daemon_sets: Informer<Templated<DaemonSet>>,
+    pub revisions: Informer<Revision>,
+    pub claims: Informer<ObjectMeta>,
     pub services: Informer<core::Service>,
     pub endpoint_slices: Informer<EndpointSlice>,
     pub endpoints: Informer<core::Endpoints>,
@@ -150,6 +157,26 @@ impl Informers {
                 .index("controller", |job: &Templated<Job>| owner_uid(&job.object.metadata))
                 .index("namespace", |job: &Templated<Job>| namespace_of(&job.object.metadata))
                 .start(client.clone(), stop.clone()),
+            stateful_sets: Builder::new(Source::all::<StatefulSet>(), view::stateful_set)
+                .index("namespace", |set: &Templated<StatefulSet>| {
+                    namespace_of(&set.object.metadata)
+                })
+                .start(client.clone(), stop.clone()),
+            daemon_sets: Builder::new(Source::all::<DaemonSet>(), view::daemon_set)
+                .index("namespace", |set: &Templated<DaemonSet>| namespace_of(&set.object.metadata))
+                .start(client.clone(), stop.clone()),
+            revisions: Builder::new(Source::all::<ControllerRevision>(), history::revision)
+                .index("controller", |revision: &Revision| owner_uid(&revision.meta))
+                .index("orphan", |revision: &Revision| orphan_of(&revision.meta))
+                .start(client.clone(), stop.clone()),
+            claims: Builder::new(
+                Source::all::<core::PersistentVolumeClaim>(),
+                |mut claim: core::PersistentVolumeClaim| {
+                    view::trim(&mut claim.metadata);
+                    Some(claim.metadata)
+                },
+            )
+            .start(client.clone(), stop.clone()),
             services: Builder::new(Source::all::<core::Service>(), |mut service: core::Service| {
                 view::trim(&mut service.metadata);
                 Some(service)
@@ -229,6 +256,10 @@ impl Informers {
             self.replication_controllers.synced(),
             self.deployments.synced(),
             self.jobs.synced(),
+            self.stateful_sets.synced(),
+            self.daemon_sets.synced(),
+            self.revisions.synced(),
+            self.claims.synced(),
             self.services.synced(),
             self.endpoint_slices.synced(),
             self.endpoints.synced(),

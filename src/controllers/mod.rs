@@ -5,6 +5,8 @@
 //! |---|---|
 //! | [`deployment`] | ReplicaSets of a Deployment, rolled out step by step |
 //! | [`replicaset`] | as many pods as asked for; ReplicationControllers too |
+//! | [`statefulset`] | pods with stable names and volumes |
+//! | [`daemonset`] | one pod on every node that fits |
 //! | [`job`] | pods until enough of them succeeded |
 //! | [`endpointslice`] | where the pods behind a Service are |
 //! | [`service_account`] | a `default` account in every namespace; tokens in Secrets |
@@ -26,11 +28,13 @@
 pub(crate) mod cluster_role;
 pub(crate) mod context;
 pub(crate) mod csr;
+pub(crate) mod daemonset;
 pub(crate) mod deployment;
 pub(crate) mod discovery;
 pub(crate) mod endpointslice;
 pub(crate) mod expectations;
 pub(crate) mod garbage;
+pub(crate) mod history;
 pub(crate) mod job;
 pub(crate) mod namespace;
 pub(crate) mod node_ipam;
@@ -43,6 +47,7 @@ pub(crate) mod selector;
 pub(crate) mod service_account;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod statefulset;
 pub(crate) mod view;
 
 use std::sync::Arc;
@@ -171,6 +176,8 @@ async fn act(client: kube::Client, config: Arc<ControllersConfig>, stop: Shutdow
         replicaset::run::run::<replicaset::run::Set>(context.clone()),
         replicaset::run::run::<replicaset::run::Replication>(context.clone()),
         job::run::run(context.clone()),
+        statefulset::run::run(context.clone()),
+        daemonset::run::run(context.clone()),
         endpointslice::run::run(context.clone()),
         service_account::run::run(context.clone()),
         root_ca::run::run(context.clone()),

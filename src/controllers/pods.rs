@@ -266,8 +266,7 @@ impl PodWriter {
         release: &[Arc<Pod>],
         finalizer: Option<&str>,
     ) -> Result<(), kube::Error> {
-        if (adopt.is_empty() && release.is_empty())
-            || !owner.is_alive(&self.context.client).await?
+        if (adopt.is_empty() && release.is_empty()) || !owner.is_alive(&self.context.client).await?
         {
             return Ok(());
         }

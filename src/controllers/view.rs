@@ -1,12 +1,12 @@
 //! What the controllers keep of an object.
 //!
 //! **Invariant:** a projection holds nothing whose size a user chooses, apart from labels,
-//! annotations and tolerations: pod templates are kept as a digest and read when one is needed.
+//! annotations, tolerations and what chooses nodes: pod templates are kept as a digest and read when one is needed.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{self as core, PodTemplateSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -165,8 +165,11 @@ pub fn pod(pod: core::Pod) -> Option<Pod> {
             ..ended(&status)
         })
     });
-    let meant_for =
-        if is_of("DaemonSet") { node_in_affinity(&spec).unwrap_or_default() } else { String::new() };
+    let meant_for = if is_of("DaemonSet") {
+        node_in_affinity(&spec).unwrap_or_default()
+    } else {
+        String::new()
+    };
     Some(Pod {
         job,
         meant_for,
@@ -224,14 +227,16 @@ fn node_in_affinity(spec: &core::PodSpec) -> Option<String> {
         .as_ref()?
         .required_during_scheduling_ignored_during_execution
         .as_ref()?;
-    required.node_selector_terms.iter().flat_map(|term| term.match_fields.iter().flatten()).find_map(
-        |field| match field.values.as_deref() {
+    required
+        .node_selector_terms
+        .iter()
+        .flat_map(|term| term.match_fields.iter().flatten())
+        .find_map(|field| match field.values.as_deref() {
             Some([name]) if field.key == "metadata.name" && field.operator == "In" => {
                 Some(name.clone())
             }
             _ => None,
-        },
-    )
+        })
 }
 
 /// An object that makes pods, its template replaced by a digest.
@@ -265,6 +270,35 @@ pub fn job(mut job: Job) -> Option<Templated<Job>> {
     let restart_policy = template.spec.as_ref().and_then(|spec| spec.restart_policy.clone());
     spec.template.spec = Some(core::PodSpec { restart_policy, ..core::PodSpec::default() });
     Some(Templated { digest: digest(&template), object: job })
+}
+
+/// The projection of a StatefulSet: of its claim templates only the names stay.
+pub fn stateful_set(mut set: StatefulSet) -> Option<Templated<StatefulSet>> {
+    trim(&mut set.metadata);
+    let template = std::mem::take(&mut set.spec.template);
+    for claim in set.spec.volume_claim_templates.iter_mut().flatten() {
+        let name = claim.metadata.name.take();
+        *claim = core::PersistentVolumeClaim::default();
+        claim.metadata.name = name;
+    }
+    Some(Templated { digest: digest(&template), object: set })
+}
+
+/// The projection of a DaemonSet: of its template only what chooses nodes stays.
+pub fn daemon_set(mut set: DaemonSet) -> Option<Templated<DaemonSet>> {
+    trim(&mut set.metadata);
+    let template = std::mem::take(&mut set.spec.template);
+    let digest = digest(&template);
+    let spec = template.spec.unwrap_or_default();
+    set.spec.template.spec = Some(core::PodSpec {
+        node_name: spec.node_name,
+        node_selector: spec.node_selector,
+        affinity: spec.affinity,
+        tolerations: spec.tolerations,
+        host_network: spec.host_network,
+        ..core::PodSpec::default()
+    });
+    Some(Templated { digest, object: set })
 }
 
 /// Leaves out of metadata what is large and nobody here reads.

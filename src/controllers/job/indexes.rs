@@ -38,9 +38,9 @@ impl Indexes {
         // The ranges that touch the new one become one with it.
         let from = self.0.partition_point(|(_, end)| end.saturating_add(1) < first);
         let to = self.0.partition_point(|(start, _)| *start <= last.saturating_add(1));
-        let joined = self.0[from..to].iter().fold((first, last), |joined, range| {
-            (joined.0.min(range.0), joined.1.max(range.1))
-        });
+        let joined = self.0[from..to]
+            .iter()
+            .fold((first, last), |joined, range| (joined.0.min(range.0), joined.1.max(range.1)));
         self.0.splice(from..to, [joined]);
     }
 

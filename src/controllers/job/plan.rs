@@ -139,8 +139,7 @@ pub fn plan(observed: &Observed<'_>, now: Timestamp) -> Plan {
     let counts = count(spec, &status, &plan.own);
     plan.failures = observed.failures.after(&counts.succeeded_at, &counts.failed_at);
     read_indexes(spec, &status, &mut plan);
-    let succeeded =
-        if is_indexed(spec) { plan.succeeded.total() } else { counts.succeeded };
+    let succeeded = if is_indexed(spec) { plan.succeeded.total() } else { counts.succeeded };
     plan.over = over(job, &status, &plan, &counts, now).or_else(|| by_indexes(spec, &plan));
     if plan.over.is_some() {
         plan.delete = plan.active.clone();
@@ -232,9 +231,8 @@ fn read_indexes(spec: &JobSpec, status: &JobStatus, plan: &mut Plan) {
         return;
     }
     let completions = spec.completions.unwrap_or(0);
-    let read = |text: &Option<String>| {
-        Indexes::parse(text.as_deref().unwrap_or_default(), completions)
-    };
+    let read =
+        |text: &Option<String>| Indexes::parse(text.as_deref().unwrap_or_default(), completions);
     plan.before = read(&status.completed_indexes);
     plan.succeeded = plan.before.clone();
     let mut failed = read(&status.failed_indexes);
@@ -252,8 +250,7 @@ fn read_indexes(spec: &JobSpec, status: &JobStatus, plan: &mut Plan) {
     let active: HashSet<_> = plan.active.iter().filter_map(|pod| index_of(spec, pod)).collect();
     for pod in plan.own.iter().filter(|pod| is_countable(spec, pod)) {
         let Some(index) = index_of(spec, pod) else { continue };
-        let settled =
-            active.contains(&index) || plan.succeeded.has(index) || failed.has(index);
+        let settled = active.contains(&index) || plan.succeeded.has(index) || failed.has(index);
         if settled || !policy::is_failed(spec, pod) {
             continue;
         }
@@ -282,11 +279,7 @@ fn over(
             _ => return None,
         };
         let (reason, message) = (c.reason.clone(), c.message.clone());
-        Some(Over {
-            end,
-            reason: reason.unwrap_or_default(),
-            message: message.unwrap_or_default(),
-        })
+        Some(Over { end, reason: reason.unwrap_or_default(), message: message.unwrap_or_default() })
     });
     let failed = |reason: &str, message: String| {
         Some(Over { end: End::Failed, reason: reason.to_owned(), message })
@@ -442,9 +435,7 @@ fn surplus_pods(spec: &JobSpec, plan: &Plan, least: usize, now: Timestamp) -> Ve
 fn create_indexes(spec: &JobSpec, plan: &mut Plan, missing: usize, now: Timestamp) {
     let waits_for = |pod: &&Arc<Pod>| {
         pod.is_active()
-            || (policy::replaces_only_failed(spec)
-                && pod.deleting.is_some()
-                && !pod.is_terminal())
+            || (policy::replaces_only_failed(spec) && pod.deleting.is_some() && !pod.is_terminal())
     };
     let taken: HashSet<i32> =
         plan.own.iter().filter(waits_for).filter_map(|pod| index_of(spec, pod)).collect();

@@ -181,10 +181,7 @@ fn pods_that_restart_in_place_count_their_restarts() {
 #[test]
 fn indexes_are_filled_from_below_and_doubles_go() {
     let job = job(json!({"completionMode": "Indexed", "parallelism": 3}));
-    let pods = [
-        indexed("a", 0, 0, Phase::Succeeded),
-        indexed("b", 2, 0, Phase::Running),
-    ];
+    let pods = [indexed("a", 0, 0, Phase::Succeeded), indexed("b", 2, 0, Phase::Running)];
     let plan = planned(&job, &pods, 60);
     let made: Vec<_> = plan.create.iter().map(|new| new.index).collect();
     assert_eq!(made, [Some(1), Some(3)]);
@@ -225,7 +222,10 @@ fn an_index_fails_alone_and_the_others_go_on() {
     }
     let [first, second] = counted;
     let over = planned(&job, &[first, second, done], 90);
-    assert_eq!((reason(&over), over.over.as_ref().map(|o| o.end)), ("FailedIndexes", Some(End::Failed)));
+    assert_eq!(
+        (reason(&over), over.over.as_ref().map(|o| o.end)),
+        ("FailedIndexes", Some(End::Failed))
+    );
 }
 
 #[test]

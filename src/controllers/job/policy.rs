@@ -28,9 +28,7 @@ pub fn replaces_only_failed(spec: &JobSpec) -> bool {
 /// Whether the pod counts as failed. One that is being deleted does, unless the Job waits for it.
 pub fn is_failed(spec: &JobSpec, pod: &Pod) -> bool {
     pod.phase == Phase::Failed
-        || (pod.deleting.is_some()
-            && pod.phase != Phase::Succeeded
-            && !replaces_only_failed(spec))
+        || (pod.deleting.is_some() && pod.phase != Phase::Succeeded && !replaces_only_failed(spec))
 }
 
 /// What the failure of `pod` means: the first rule that fits says.

@@ -185,7 +185,8 @@ impl Controller {
             return Ok((0, Ok(())));
         };
         let same = live.metadata.uid.as_deref() == Some(owner.uid.as_str());
-        if !same || is_suspended(plan::spec_of(&live)) || live.metadata.deletion_timestamp.is_some() {
+        if !same || is_suspended(plan::spec_of(&live)) || live.metadata.deletion_timestamp.is_some()
+        {
             return Ok((0, Ok(())));
         }
         let made = pods.iter().map(|new| {

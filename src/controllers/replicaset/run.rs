@@ -185,8 +185,7 @@ impl<F: Flavour> Controller<F> {
         let related = self.related(set);
         let plan = self.plan(set, &pods, &related);
         self.writer.claim(&owner, &plan.adopt, &plan.release, None).await?;
-        let managed =
-            self.writer.is_settled(&owner) && set.metadata.deletion_timestamp.is_none();
+        let managed = self.writer.is_settled(&owner) && set.metadata.deletion_timestamp.is_none();
         let failure = if managed { self.manage(&owner, &plan).await } else { Ok(()) };
         let (failure, error) = match failure {
             Ok(()) => (None, None),
@@ -261,7 +260,8 @@ impl<F: Flavour> Controller<F> {
 
     async fn create(&self, owner: &Owner, count: usize) -> Result<(), kube::Error> {
         let live = F::live(&self.writer.context.client, &owner.key).await;
-        let Some(live) = rest::found(live)?.filter(|live| F::owner(&live.metadata).uid == owner.uid)
+        let Some(live) =
+            rest::found(live)?.filter(|live| F::owner(&live.metadata).uid == owner.uid)
         else {
             return Ok(());
         };
