@@ -5,6 +5,7 @@
 //! **Invariant:** a kind is a row in [`kinds`], types in [`schema`], and pure functions of its
 //! own; nothing generic knows a kind by name.
 
+pub mod cron;
 pub mod defaults;
 pub mod field;
 pub mod kinds;
@@ -13,6 +14,7 @@ pub mod names;
 pub mod patch;
 pub mod proto;
 pub mod quantity;
+pub mod quota;
 pub mod schema;
 pub mod schema_docs;
 pub mod selector;

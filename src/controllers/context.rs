@@ -6,11 +6,12 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::ControllersConfig;
@@ -53,6 +54,9 @@ pub struct Informers {
     pub replication_controllers: Informer<Templated<ReplicaSet>>,
     pub deployments: Informer<Templated<Deployment>>,
     pub jobs: Informer<Templated<Job>>,
+    pub quotas: Informer<core::ResourceQuota>,
+    pub budgets: Informer<PodDisruptionBudget>,
+    pub cron_jobs: Informer<CronJob>,
     pub stateful_sets: Informer<Templated<StatefulSet>>,
     pub daemon_sets: Informer<Templated<DaemonSet>>,
     pub revisions: Informer<Revision>,
@@ -157,6 +161,26 @@ impl Informers {
                 .index("controller", |job: &Templated<Job>| owner_uid(&job.object.metadata))
                 .index("namespace", |job: &Templated<Job>| namespace_of(&job.object.metadata))
                 .start(client.clone(), stop.clone()),
+            quotas: Builder::new(
+                Source::all::<core::ResourceQuota>(),
+                |mut quota: core::ResourceQuota| {
+                    view::trim(&mut quota.metadata);
+                    Some(quota)
+                },
+            )
+            .index("namespace", |quota: &core::ResourceQuota| namespace_of(&quota.metadata))
+            .start(client.clone(), stop.clone()),
+            budgets: Builder::new(
+                Source::all::<PodDisruptionBudget>(),
+                |mut budget: PodDisruptionBudget| {
+                    view::trim(&mut budget.metadata);
+                    Some(budget)
+                },
+            )
+            .index("namespace", |budget: &PodDisruptionBudget| namespace_of(&budget.metadata))
+            .start(client.clone(), stop.clone()),
+            cron_jobs: Builder::new(Source::all::<CronJob>(), view::cron_job)
+                .start(client.clone(), stop.clone()),
             stateful_sets: Builder::new(Source::all::<StatefulSet>(), view::stateful_set)
                 .index("namespace", |set: &Templated<StatefulSet>| {
                     namespace_of(&set.object.metadata)
@@ -256,6 +280,9 @@ impl Informers {
             self.replication_controllers.synced(),
             self.deployments.synced(),
             self.jobs.synced(),
+            self.budgets.synced(),
+            self.quotas.synced(),
+            self.cron_jobs.synced(),
             self.stateful_sets.synced(),
             self.daemon_sets.synced(),
             self.revisions.synced(),

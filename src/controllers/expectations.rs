@@ -11,6 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 
 /// After this time a write that never showed is given up (`ExpectationsTimeout`).
@@ -88,6 +89,32 @@ impl Expectations {
     }
 }
 
+/// The resourceVersions of the last writes to owners, by uid: a controller that counts must not
+/// start from a state that is older than what it wrote itself.
+#[derive(Default)]
+pub struct Written(Mutex<HashMap<String, u64>>);
+
+impl Written {
+    /// The write gave the object this resourceVersion.
+    pub fn note(&self, uid: &str, version: Option<&str>) {
+        if let Some(version) = version.and_then(|version| version.parse().ok()) {
+            self.0.lock().insert(uid.to_owned(), version);
+        }
+    }
+
+    /// Whether something newer than the object with this metadata was written.
+    pub fn is_ahead(&self, meta: &ObjectMeta) -> bool {
+        let version = meta.resource_version.as_deref().and_then(|n| n.parse().ok());
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        self.0.lock().get(uid).is_some_and(|written| version.unwrap_or(0) < *written)
+    }
+
+    /// The object is gone, or nothing more is done for it.
+    pub fn forget(&self, meta: &ObjectMeta) {
+        self.0.lock().remove(meta.uid.as_deref().unwrap_or_default());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +140,21 @@ mod tests {
         all.creating("rs", "a", Duration::ZERO);
         assert!(!all.satisfied("rs", Duration::from_secs(299)));
         assert!(all.satisfied("rs", Duration::from_secs(301)));
+    }
+
+    #[test]
+    fn an_object_older_than_the_last_write_is_behind() {
+        let written = Written::default();
+        let meta = |version: &str| ObjectMeta {
+            uid: Some("u".to_owned()),
+            resource_version: Some(version.to_owned()),
+            ..ObjectMeta::default()
+        };
+        assert!(!written.is_ahead(&meta("5")));
+        written.note("u", Some("10"));
+        assert!(written.is_ahead(&meta("9")));
+        assert!(!written.is_ahead(&meta("10")));
+        written.forget(&meta("10"));
+        assert!(!written.is_ahead(&meta("1")));
     }
 }

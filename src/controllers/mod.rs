@@ -8,6 +8,10 @@
 //! | [`statefulset`] | pods with stable names and volumes |
 //! | [`daemonset`] | one pod on every node that fits |
 //! | [`job`] | pods until enough of them succeeded |
+//! | [`cronjob`] | Jobs by the clock |
+//! | [`ttl`] | finished Jobs deleted after their time |
+//! | [`disruption`] | how many pods may be evicted |
+//! | [`quota`] | what ResourceQuotas limit, counted |
 //! | [`endpointslice`] | where the pods behind a Service are |
 //! | [`service_account`] | a `default` account in every namespace; tokens in Secrets |
 //! | [`root_ca`] | the cluster's CA in every namespace |
@@ -27,10 +31,12 @@
 
 pub(crate) mod cluster_role;
 pub(crate) mod context;
+pub(crate) mod cronjob;
 pub(crate) mod csr;
 pub(crate) mod daemonset;
 pub(crate) mod deployment;
 pub(crate) mod discovery;
+pub(crate) mod disruption;
 pub(crate) mod endpointslice;
 pub(crate) mod expectations;
 pub(crate) mod garbage;
@@ -41,6 +47,7 @@ pub(crate) mod node_ipam;
 pub(crate) mod node_lifecycle;
 pub(crate) mod pod_gc;
 pub(crate) mod pods;
+pub(crate) mod quota;
 pub(crate) mod replicaset;
 pub(crate) mod root_ca;
 pub(crate) mod selector;
@@ -48,6 +55,7 @@ pub(crate) mod service_account;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod statefulset;
+pub(crate) mod ttl;
 pub(crate) mod view;
 
 use std::sync::Arc;
@@ -176,6 +184,10 @@ async fn act(client: kube::Client, config: Arc<ControllersConfig>, stop: Shutdow
         replicaset::run::run::<replicaset::run::Set>(context.clone()),
         replicaset::run::run::<replicaset::run::Replication>(context.clone()),
         job::run::run(context.clone()),
+        cronjob::run::run(context.clone()),
+        ttl::run::run(context.clone()),
+        disruption::run::run(context.clone()),
+        quota::run::run(context.clone()),
         statefulset::run::run(context.clone()),
         daemonset::run::run(context.clone()),
         endpointslice::run::run(context.clone()),

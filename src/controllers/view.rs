@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job, JobTemplateSpec};
 use k8s_openapi::api::core::v1::{self as core, PodTemplateSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use sha2::{Digest, Sha256};
@@ -270,6 +270,13 @@ pub fn job(mut job: Job) -> Option<Templated<Job>> {
     let restart_policy = template.spec.as_ref().and_then(|spec| spec.restart_policy.clone());
     spec.template.spec = Some(core::PodSpec { restart_policy, ..core::PodSpec::default() });
     Some(Templated { digest: digest(&template), object: job })
+}
+
+/// The projection of a CronJob, without its template.
+pub fn cron_job(mut cron: CronJob) -> Option<CronJob> {
+    trim(&mut cron.metadata);
+    cron.spec.job_template = JobTemplateSpec::default();
+    Some(cron)
 }
 
 /// The projection of a StatefulSet: of its claim templates only the names stay.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::pod::pod_spec;
 use super::{Errors, IMMUTABLE, not_negative, one_of, required, text};
 use crate::api::Object;
+use crate::api::cron::Schedule;
 use crate::api::field::Path;
 use crate::api::meta::{self, list};
 use crate::api::names;
@@ -305,14 +306,18 @@ pub fn cron_job(object: &Object) -> Errors {
     let path = Path::new("spec");
     required(&mut errors, &path.child("schedule"), &spec["schedule"]);
     let said = text(&spec["schedule"]);
-    let fields = said.split_whitespace().count();
-    if !said.is_empty() && !said.starts_with('@') && fields != 5 {
-        let why = format!("expected exactly 5 fields, found {fields}: [{said}]");
-        errors.push(path.child("schedule").invalid(said, why));
-    }
     if said.contains("TZ") {
         let why = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
         errors.push(path.child("schedule").invalid(said, why));
+    } else if !said.is_empty()
+        && let Err(error) = Schedule::parse(said)
+    {
+        errors.push(path.child("schedule").invalid(said, error.to_string()));
+    }
+    let zone = text(&spec["timeZone"]);
+    if !spec["timeZone"].is_null() && jiff::tz::TimeZone::get(zone).is_err() {
+        let why = format!("unknown time zone {zone}");
+        errors.push(path.child("timeZone").invalid(zone, why));
     }
     let policies = ["Allow", "Forbid", "Replace"];
     one_of(&mut errors, &path.child("concurrencyPolicy"), &spec["concurrencyPolicy"], &policies);

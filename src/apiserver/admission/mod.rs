@@ -5,8 +5,10 @@ use async_trait::async_trait;
 
 pub mod certificate_requester;
 pub mod default_tolerations;
+pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod priority;
+pub mod resource_quota;
 pub mod service_account;
 pub mod taint_nodes;
 

@@ -5,6 +5,7 @@
 //!                401            403           403          404
 //! ```
 
+mod eviction;
 mod identity;
 mod pods;
 mod proxy;

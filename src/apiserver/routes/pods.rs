@@ -1,4 +1,4 @@
-//! What pods serve besides themselves: binding, eviction, logs.
+//! What pods serve besides themselves: binding, logs.
 
 use axum::body::Body;
 use http::header::CONTENT_TYPE;
@@ -9,16 +9,14 @@ use serde_json::{Value, json};
 use super::{Answered, Context, not_allowed, subresource, success, write};
 use crate::api::Object;
 use crate::api::kinds::Subresource;
-use crate::api::selector::LabelSelector;
 use crate::api::status::{ApiError, Reason};
 use crate::apiserver::catalog::Resource;
 use crate::apiserver::encoding;
 use crate::apiserver::negotiate::Offer;
+use crate::apiserver::registry::meta;
 use crate::apiserver::registry::update::Target;
-use crate::apiserver::registry::{DeleteOptions, meta};
 use crate::apiserver::request::escaped;
 use crate::apiserver::respond;
-use crate::apiserver::strategy::Part;
 use crate::base::clock::rfc3339_seconds;
 
 /// How much of a node's error is read.
@@ -118,100 +116,6 @@ fn assign(
     conditions.push(condition);
     new["status"]["conditions"] = conditions.into();
     Ok(new)
-}
-
-/// `pods/NAME/eviction`: a deletion that disruption budgets may refuse.
-pub(super) async fn evict(
-    context: &Context,
-    resource: &Resource,
-    name: &str,
-    body: Body,
-) -> Answered {
-    if context.attributes.verb != "create" {
-        return Err(not_allowed());
-    }
-    let (_, style) = context.accepted(Offer::Plain)?;
-    let expected = subresource::expected(resource, Subresource::Eviction);
-    let (eviction, _) = write::decode(context, expected, body).await?;
-    let mut options = DeleteOptions::parse(&eviction["deleteOptions"])?;
-    options.dry_run |= context.dry_run()?;
-    let target = Target { resource, namespace: context.namespace(resource), name };
-    let entry = context.registry().entry(target).await?;
-    let pod = encoding::decode(resource, &entry)?;
-    let phase = pod["status"]["phase"].as_str().unwrap_or_default();
-    let harmless = matches!(phase, "Succeeded" | "Failed" | "Pending") || meta::is_deleting(&pod);
-    if !harmless {
-        take_disruption(context, target, &pod, options.dry_run).await?;
-    }
-    let call = context.call(options.dry_run);
-    context.registry().delete_as(&call, target, &options).await?;
-    Ok(respond::value(StatusCode::CREATED, &success(StatusCode::CREATED), style).await)
-}
-
-/// Count the eviction against the pod's disruption budget.
-async fn take_disruption(
-    context: &Context,
-    target: Target<'_>,
-    pod: &Object,
-    dry_run: bool,
-) -> Result<(), ApiError> {
-    let registry = context.registry();
-    let budgets = ("policy", "poddisruptionbudgets");
-    let (all, _) = registry.list(budgets, Some(target.namespace)).await?;
-    let Some(budget) = covering(all, pod)? else { return Ok(()) };
-    let allowed = budget["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
-    if allowed <= 0 {
-        return Err(over_budget(&budget));
-    }
-    if dry_run {
-        return Ok(());
-    }
-    let refused = over_budget(&budget);
-    let mut taken = budget;
-    taken["status"]["disruptionsAllowed"] = (allowed - 1).into();
-    let now = rfc3339_seconds(registry.clock().now());
-    taken["status"]["disruptedPods"][target.name] = now.into();
-    match registry.update(budgets, Part::Status, taken).await {
-        Err(error) if error.reason == Reason::Conflict => Err(refused),
-        answer => answer.map(|_| ()),
-    }
-}
-
-/// The one budget that covers a pod.
-fn covering(budgets: Vec<Object>, pod: &Object) -> Result<Option<Object>, ApiError> {
-    let covers = |budget: &Object| {
-        LabelSelector::from_object(&budget["spec"]["selector"])
-            .is_ok_and(|selector| selector.matches_labels(&pod["metadata"]["labels"]))
-    };
-    let mut covering = budgets.into_iter().filter(covers);
-    let first = covering.next();
-    if covering.next().is_some() {
-        return Err(ApiError::internal(
-            "This pod has more than one PodDisruptionBudget, which the eviction subresource does \
-             not support.",
-        ));
-    }
-    Ok(first)
-}
-
-/// 429 in Kubernetes' words.
-fn over_budget(budget: &Object) -> ApiError {
-    let name = meta::text(budget, "name");
-    let wanted = budget["status"]["desiredHealthy"].as_i64().unwrap_or(0);
-    let healthy = budget["status"]["currentHealthy"].as_i64().unwrap_or(0);
-    ApiError::new(
-        Reason::TooManyRequests,
-        "Cannot evict pod as it would violate the pod's disruption budget.",
-    )
-    .with_details(json!({
-        "causes": [{
-            "reason": "DisruptionBudget",
-            "message": format!(
-                "The disruption budget {name} needs {wanted} healthy pods and has {healthy} \
-                 currently"
-            ),
-        }],
-    }))
 }
 
 /// Query parameters of `log` that the node gets as they are.

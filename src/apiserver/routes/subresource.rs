@@ -6,7 +6,9 @@ use axum::body::Body;
 use http::StatusCode;
 use serde_json::Value;
 
-use super::{Answered, Context, not_allowed, not_served, pods, proxy, read, scale, write};
+use super::{
+    Answered, Context, eviction, not_allowed, not_served, pods, proxy, read, scale, write,
+};
 use crate::api::Object;
 use crate::api::kinds::Subresource;
 use crate::api::schema::Expected;
@@ -43,7 +45,7 @@ pub(super) async fn serve(
             only(context, resource, name, body, &["spec", "ephemeralContainers"]).await
         }
         Subresource::Binding => pods::bind(context, resource, name, body).await,
-        Subresource::Eviction => pods::evict(context, resource, name, body).await,
+        Subresource::Eviction => eviction::evict(context, resource, name, body).await,
         Subresource::Log => pods::log(context, resource, name).await,
         Subresource::Proxy => proxy::node(context, resource, name, &path.rest, body).await,
         Subresource::Token => token(context, resource, name, body).await,

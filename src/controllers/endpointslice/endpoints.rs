@@ -17,6 +17,11 @@ pub const CAPACITY: usize = 1000;
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 
+/// Whether this controller wrote the Endpoints.
+pub fn is_managed(endpoints: &Endpoints) -> bool {
+    endpoints.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(MANAGED_BY))
+}
+
 /// The Endpoints object that the Service should have.
 pub fn wanted(service: &Service, pods: &[Arc<Pod>]) -> Endpoints {
     let spec = service.spec.clone().unwrap_or_default();

@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::Mutex;
 
 use super::endpoints;
+use super::mirror;
 use super::plan::{self, Action, Observed};
 use crate::base::rng::Rng;
 use crate::client::informer::Informer;
@@ -123,7 +124,11 @@ impl Controller {
             // The slices go with their owner; Endpoints have none.
             return self.delete_endpoints(key).await.map(|()| Outcome::done());
         };
-        if service.metadata.deletion_timestamp.is_some() || !plan::is_selected(&service) {
+        if service.metadata.deletion_timestamp.is_some() {
+            return Ok(Outcome::done());
+        }
+        self.mirror(key, &service).await?;
+        if !plan::is_selected(&service) {
             return Ok(Outcome::done());
         }
         let pods = informers.pods.indexed("namespace", &key.namespace);
@@ -137,6 +142,38 @@ impl Controller {
         }
         let count = u32::try_from(pods.len()).unwrap_or(u32::MAX);
         Ok(Outcome::done().holding(HOLD_PER_POD.saturating_mul(count)))
+    }
+
+    /// Keeps the slices of Endpoints that were written by hand. Their names follow from the
+    /// Endpoints, so a write that does not show yet is only refused when it is done again.
+    async fn mirror(&self, key: &Key, service: &Service) -> Result<(), kube::Error> {
+        let informers = &self.context.informers;
+        let slices = informers.endpoint_slices.indexed("service", &key.to_string());
+        let endpoints = informers.endpoints.get(key);
+        let client = &self.context.client;
+        for action in mirror::plan(endpoints.as_deref(), Some(service), &slices) {
+            let result = match action {
+                Action::Create(slice) => {
+                    let path = rest::collection::<EndpointSlice>(&key.namespace);
+                    match rest::create::<rest::Ignored>(client, &path, &slice).await {
+                        Err(error) if rest::is_already_exists(&error) => Ok(()),
+                        Err(error) if rest::is_namespace_terminating(&error) => return Ok(()),
+                        other => other.map(|_| ()),
+                    }
+                }
+                Action::Update(slice) => {
+                    let name = slice.metadata.name.clone().unwrap_or_default();
+                    let path = rest::object::<EndpointSlice>(&key.namespace, &name);
+                    rest::replace::<rest::Ignored>(client, &path, &slice).await.map(|_| ())
+                }
+                Action::Delete { name, uid } => {
+                    let path = rest::object::<EndpointSlice>(&key.namespace, &name);
+                    rest::delete(client, &path, &rest::Delete::uid(uid)).await
+                }
+            };
+            rest::found(result)?;
+        }
+        Ok(())
     }
 
     fn plan(&self, key: &Key, service: &Service, pods: &[Arc<Pod>]) -> Vec<Action> {
@@ -224,7 +261,9 @@ impl Controller {
     }
 
     async fn delete_endpoints(&self, key: &Key) -> Result<(), kube::Error> {
-        if self.context.informers.endpoints.get(key).is_none() {
+        // What was written by hand, perhaps before its Service, is not this controller's.
+        let have = self.context.informers.endpoints.get(key);
+        if !have.is_some_and(|have| endpoints::is_managed(&have)) {
             return Ok(());
         }
         let path = rest::object::<Endpoints>(&key.namespace, &key.name);

@@ -236,10 +236,15 @@ fn read_indexes(spec: &JobSpec, status: &JobStatus, plan: &mut Plan) {
     plan.before = read(&status.completed_indexes);
     plan.succeeded = plan.before.clone();
     let mut failed = read(&status.failed_indexes);
+    // A pod that was counted as failed while it was being deleted stays so, however it ended.
+    let noted = status.uncounted_terminated_pods.as_ref().and_then(|all| all.failed.as_ref());
+    let was_failed = |pod: &Pod| noted.is_some_and(|uids| uids.contains(&pod.uid));
     for pod in plan.own.iter().filter(|pod| is_countable(spec, pod)) {
         let Some(index) = index_of(spec, pod) else { continue };
         if pod.phase == Phase::Succeeded {
-            plan.succeeded.insert(index);
+            if !was_failed(pod) {
+                plan.succeeded.insert(index);
+            }
         } else if policy::index_is_failed(spec, pod) {
             failed.insert(index);
         }

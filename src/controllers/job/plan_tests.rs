@@ -135,6 +135,19 @@ fn a_pod_is_counted_once_however_far_the_counting_got() {
 }
 
 #[test]
+fn a_pod_noted_as_failed_does_not_complete_its_index_afterwards() {
+    let mut job = job(json!({"completionMode": "Indexed", "completions": 1}));
+    let leaving = Pod { deleting: Some(at(40)), ..indexed("a", 0, 0, Phase::Running) };
+    let plan = planned(&job, std::slice::from_ref(&leaving), 60);
+    job.status = Some(record(&job, &plan, Done::default(), at(60)).status);
+    let late = Pod { phase: Phase::Succeeded, ..leaving };
+    let plan = planned(&job, std::slice::from_ref(&late), 61);
+    assert_eq!(plan.over, None);
+    let status = reconciled(&job, &[late], 61);
+    assert_eq!((status.succeeded, status.failed), (None, Some(1)));
+}
+
+#[test]
 fn failures_count_until_the_limit_and_then_everything_ends() {
     let job = job(json!({"backoffLimit": 1}));
     let failed = |n: usize| (0..n).map(|i| pod(&format!("f{i}"), Phase::Failed));

@@ -17,6 +17,7 @@ use crate::client::meta::{Key, Partial};
 use crate::client::rest;
 use crate::client::workqueue::{Outcome, WorkQueue};
 use crate::controllers::context::{Context, quiet_conflict};
+use crate::controllers::expectations::Written;
 use crate::controllers::pods::{self, Owner, PodWriter};
 use crate::controllers::selector;
 use crate::controllers::view::Pod;
@@ -30,9 +31,8 @@ struct Controller {
     /// The failures of each Job since its last success, by uid. Lost with the process: then the
     /// backoff begins anew, as in Kubernetes.
     failures: Mutex<HashMap<String, Failures>>,
-    /// The resourceVersion of the last status written, by uid: the counting must not start from
-    /// an older one.
-    written: Mutex<HashMap<String, u64>>,
+    /// The last status written: the counting must not start from an older one.
+    written: Written,
 }
 
 /// Runs until the context's shutdown.
@@ -42,7 +42,7 @@ pub(crate) async fn run(context: Context) {
     let controller = Arc::new(Controller {
         writer: PodWriter::new(&context, "job-controller"),
         failures: Mutex::default(),
-        written: Mutex::default(),
+        written: Written::default(),
     });
     watch(&controller, &queue, &orphans);
     let reconcile = {
@@ -83,7 +83,7 @@ fn watch(controller: &Arc<Controller>, queue: &WorkQueue<Key>, orphans: &WorkQue
         {
             let uid = job.object.metadata.uid.as_deref().unwrap_or_default();
             of.failures.lock().remove(uid);
-            of.written.lock().remove(uid);
+            of.written.forget(&job.object.metadata);
             if gone {
                 of.writer.expectations.forget(uid);
             }
@@ -134,7 +134,7 @@ impl Controller {
             return Ok(Outcome::done());
         }
         let owner = Owner::of::<Job>(&job.metadata);
-        if self.is_behind(job) || !self.writer.is_settled(&owner) {
+        if self.written.is_ahead(&job.metadata) || !self.writer.is_settled(&owner) {
             // What was written shows soon, and then this is called again.
             return Ok(Outcome::done());
         }
@@ -152,14 +152,6 @@ impl Controller {
             Some(delay) => Outcome::again_in(delay),
             None => Outcome::done(),
         })
-    }
-
-    /// Whether the informer has not shown the last status yet.
-    fn is_behind(&self, job: &Job) -> bool {
-        let version = |text: Option<&str>| text.and_then(|n| n.parse().ok()).unwrap_or(0);
-        let uid = job.metadata.uid.as_deref().unwrap_or_default();
-        let seen: u64 = version(job.metadata.resource_version.as_deref());
-        self.written.lock().get(uid).is_some_and(|written| seen < *written)
     }
 
     /// Creates and deletes pods; tells how many it did, whatever failed.
@@ -257,9 +249,7 @@ impl Controller {
         let client = &self.writer.context.client;
         let written: Partial = rest::patch(client, &path, rest::Patch::Merge, &body).await?;
         let version = written.metadata.resource_version;
-        if let Some(number) = version.as_ref().and_then(|n| n.parse().ok()) {
-            self.written.lock().insert(owner.uid.clone(), number);
-        }
+        self.written.note(&owner.uid, version.as_deref());
         Ok(version)
     }
 

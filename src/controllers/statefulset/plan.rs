@@ -304,8 +304,10 @@ fn condemn(look: &Look<'_>, plan: &mut Plan) -> bool {
     for (ordinal, pod) in pods.iter().rev().filter(|(n, _)| !look.wanted.contains(n)) {
         none = false;
         if pod.deleting.is_none() {
-            // Others must be well before one more goes, unless it is this one that is not.
+            // Others must be well before one more goes, unless it is this one that is not. One that
+            // has ended will never be: waiting for it would be for ever.
             let may_go = look.parallel
+                || pod.is_terminal()
                 || look.is_available(pod)
                 || lowest_unhealthy.is_none_or(|lowest| lowest == *ordinal);
             if may_go && actions.len() < BURST {

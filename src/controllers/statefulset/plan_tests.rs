@@ -52,6 +52,10 @@ fn unready(pod: Pod) -> Pod {
     Pod { ready: None, ..pod }
 }
 
+fn ended(pod: Pod) -> Pod {
+    Pod { phase: Phase::Failed, ..unready(pod) }
+}
+
 fn leaving(pod: Pod) -> Pod {
     Pod { deleting: Some(at(90)), ..pod }
 }
@@ -104,6 +108,7 @@ fn pods_come_one_after_the_other_and_go_in_reverse() {
         ("one leaves", &one, vec![pod(0), pod(1), leaving(pod(2))], ""),
         ("the next is not well", &one, vec![pod(0), unready(pod(1))], "-1"),
         ("one below is not well", &one, vec![pod(0), unready(pod(1)), pod(2)], "-2"),
+        ("two have ended", &one, vec![pod(0), ended(pod(1)), ended(pod(2))], "-2"),
         ("a kept one is not well", &one, vec![unready(pod(0)), pod(1)], ""),
         ("one failed", &three, vec![pod(0), Pod { phase: Phase::Failed, ..pod(1) }], "-1"),
     ];

@@ -18,13 +18,13 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::json;
 
-use super::deployment::plan::{self as rollout, Action};
-use super::deployment::{size, status};
-use super::expectations::Expectations;
-use super::replicaset::plan as sets;
-use super::view::{Phase, Pod, Templated};
 use crate::base::rng::Rng;
 use crate::client::meta::{Key, time};
+use crate::controllers::deployment::plan::{self as rollout, Action};
+use crate::controllers::deployment::{size, status};
+use crate::controllers::expectations::Expectations;
+use crate::controllers::replicaset::plan as sets;
+use crate::controllers::view::{Phase, Pod, Templated};
 
 #[derive(Clone)]
 enum Event {
@@ -296,8 +296,10 @@ impl World {
             }
             Action::SetRevision(revision) => self.put_deployment(|d| {
                 let annotations = d.object.metadata.annotations.get_or_insert_default();
-                annotations
-                    .insert(super::deployment::history::REVISION.to_owned(), revision.to_string());
+                annotations.insert(
+                    crate::controllers::deployment::history::REVISION.to_owned(),
+                    revision.to_string(),
+                );
             }),
         }
         true
@@ -520,16 +522,5 @@ const COMMITTED: [u64; 0] = [];
 
 #[test]
 fn rollouts_keep_their_bounds_and_converge_whatever_is_late_or_lost() {
-    let one: Option<u64> = std::env::var("SIMULATION_SEED").ok().and_then(|s| s.parse().ok());
-    let seeds: Vec<u64> = match one {
-        Some(seed) => vec![seed],
-        None => COMMITTED.into_iter().chain(0..150).collect(),
-    };
-    for seed in seeds {
-        let run = std::panic::catch_unwind(|| simulate(seed));
-        if let Err(panic) = run {
-            eprintln!("replay with SIMULATION_SEED={seed}");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    super::over_seeds(&COMMITTED, 150, simulate);
 }

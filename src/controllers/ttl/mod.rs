@@ -1,0 +1,4 @@
+//! Deletes Jobs some time after they finished (`spec.ttlSecondsAfterFinished`).
+
+pub(crate) mod plan;
+pub(crate) mod run;
