@@ -50,6 +50,7 @@ impl Connection {
             .header("content-type", kind)
             .body(Full::new(Bytes::from(body)))
             .expect("a request");
+        self.0.ready().await.expect("the connection is open");
         self.0.send_request(request).await.expect("an answer")
     }
 
