@@ -158,15 +158,34 @@ impl Cluster {
     /// # Errors
     /// Which it was, and its last words.
     pub fn check(&self) -> anyhow::Result<()> {
-        if let Some(server) = self.server.lock().as_mut() {
-            still_runs("the server", server)?;
-        }
+        self.check_server()?;
         for (name, worker) in self.workers.lock().iter_mut() {
             if let Some(process) = &mut worker.process {
                 still_runs(name, process)?;
             }
         }
         Ok(())
+    }
+
+    fn check_server(&self) -> anyhow::Result<()> {
+        match self.server.lock().as_mut() {
+            Some(server) => still_runs("the server", server),
+            None => Ok(()),
+        }
+    }
+
+    /// Workers that have ended by themselves, or were killed from outside, since the last call.
+    /// From then on they count as killed: the cluster goes on without them.
+    fn take_ended(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        for (name, worker) in self.workers.lock().iter_mut() {
+            let ended = worker.process.as_mut().and_then(Process::ended);
+            if let Some(status) = ended {
+                worker.process = None;
+                told.push(format!("the worker process of {name} has ended ({status})"));
+            }
+        }
+        told
     }
 
     /// Ends all children, the workers first.
@@ -199,8 +218,9 @@ impl Workers for Cluster {
         self.start_worker(node)
     }
 
-    fn check(&self) -> anyhow::Result<()> {
-        Cluster::check(self)
+    fn ended(&self) -> anyhow::Result<Vec<String>> {
+        self.check_server()?;
+        Ok(self.take_ended())
     }
 }
 

@@ -41,11 +41,11 @@ pub trait Workers: Send + Sync + 'static {
     /// # Errors
     /// It runs, or is none of ours.
     fn restart(&self, node: &str) -> anyhow::Result<()>;
-    /// Tells when a process has ended that was not asked to.
+    /// Tells of workers that have ended since the last call without being asked to.
     ///
     /// # Errors
-    /// Which it was, and why.
-    fn check(&self) -> anyhow::Result<()>;
+    /// What the cluster cannot go on without has ended.
+    fn ended(&self) -> anyhow::Result<Vec<String>>;
 }
 
 /// Shows the cluster until it is told to stop.

@@ -45,7 +45,7 @@ enum Input {
 /// The view in the terminal, until `q` or `shutdown`.
 ///
 /// # Errors
-/// The terminal cannot be used, or a child of the demo has ended.
+/// The terminal cannot be used, or the demo's server has ended.
 pub async fn live(
     client: Client,
     feed: &Feed,
@@ -118,11 +118,14 @@ impl Live {
                 input = taken.recv() => input,
             };
             let Some(input) = input else {
-                if let Some(workers) = &self.workers {
-                    workers.check()?;
-                }
                 screen.show(feed.picture());
                 said_for += 1;
+                if let Some(workers) = &self.workers
+                    && let Some(told) = workers.ended()?.pop()
+                {
+                    screen.said = told;
+                    said_for = 0;
+                }
                 if said_for > SAID_FRAMES {
                     screen.said.clear();
                 }
@@ -233,7 +236,7 @@ async fn follow(client: Client, pod: Key, container: String, inputs: mpsc::Sende
 /// The view as lines, until `shutdown`.
 ///
 /// # Errors
-/// The output is closed, or a child of the demo has ended.
+/// The output is closed, or the demo's server has ended.
 pub async fn lines(
     feed: &Feed,
     workers: Option<Arc<dyn Workers>>,
@@ -247,12 +250,10 @@ pub async fn lines(
             () = shutdown.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        if let Some(workers) = &workers {
-            workers.check()?;
-        }
+        let ended = workers.as_ref().map_or(Ok(Vec::new()), |workers| workers.ended())?;
         let after = feed.picture();
         let mut out = std::io::stdout().lock();
-        for line in plain::changes(&before, &after) {
+        for line in ended.into_iter().chain(plain::changes(&before, &after)) {
             writeln!(out, "{line}")?;
         }
         out.flush()?;

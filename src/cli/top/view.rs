@@ -314,7 +314,13 @@ fn draw_deployments(frame: &mut Frame, area: Rect, screen: &Screen, look: Look) 
         ]);
         if selected { line.bold() } else { line }
     });
-    draw_list(frame, area, block, lines.collect(), look);
+    let lines: Vec<Line> = lines.collect();
+    // The chosen one is seen, whatever the height.
+    let cursor = screen.cursor.deployment.as_ref();
+    let chosen = screen.picture.deployments.iter().position(|row| Some(&row.key) == cursor);
+    let last = usize::from(area.height.saturating_sub(4));
+    let skipped = if lines.len() > last + 2 { chosen.unwrap_or(0).saturating_sub(last) } else { 0 };
+    draw_list(frame, area, block, lines.into_iter().skip(skipped).collect(), look);
 }
 
 fn draw_services(frame: &mut Frame, area: Rect, screen: &Screen, look: Look) {
@@ -385,8 +391,11 @@ fn draw_log(frame: &mut Frame, area: Rect, screen: &Screen, look: Look) {
     let title = format!(" log of {} (l or Esc closes) ", pane.pod.name);
     let height = usize::from(area.height.saturating_sub(2));
     let skipped = pane.lines.len().saturating_sub(height);
-    let lines: Vec<Line> =
+    let mut lines: Vec<Line> =
         pane.lines.iter().skip(skipped).map(|line| Line::raw(one_line(line))).collect();
+    if lines.is_empty() {
+        lines.push(Line::styled("nothing was written yet", look.dim()));
+    }
     let block = look.block(Line::raw(title)).border_style(look.colour(Color::Cyan));
     frame.render_widget(Clear, area);
     frame.render_widget(Paragraph::new(lines).block(block), area);
