@@ -26,7 +26,7 @@ use super::fabric::{Fabric, FabricConfig};
 use super::ports::Protocol;
 use super::service::{LivePort, Scope};
 use super::splice::splice_socket;
-use super::switch::Flow;
+use super::switch::{ENDPOINTS_TRIED, Flow};
 use super::tables::Tables;
 use crate::base::backoff::Backoff;
 use crate::base::rng::Rng;
@@ -308,17 +308,17 @@ async fn serve_service(
     mut socket: TcpStream,
     peer: SocketAddr,
 ) -> Result<(), (NetError, TcpStream)> {
-    let mut failed = None;
+    let mut failed = Vec::new();
     let mut last = NetError::ConnectionRefused;
-    for _ in 0..2 {
+    for _ in 0..ENDPOINTS_TRIED {
         let now = fabric.config().clock.monotonic();
-        let picked = port.pick(Scope::External, peer.ip(), failed, now);
+        let picked = port.pick(Scope::External, peer.ip(), &failed, now);
         let Some(endpoint) = picked.cloned() else { break };
         let traffic = Some(&endpoint.traffic);
         match serve_at(fabric, endpoint.address, traffic, socket, peer).await {
             Ok(()) => return Ok(()),
             Err((error, back)) => {
-                failed = Some(endpoint.address);
+                failed.push(endpoint.address);
                 last = error;
                 socket = back;
             }

@@ -242,13 +242,13 @@ impl LivePort {
         self.endpoint(address).is_some_and(|e| e.ready)
     }
 
-    /// The endpoint for a new connection of `client`, other than the one that just `failed`.
+    /// The endpoint for a new connection of `client`, none of those that just `failed`.
     /// `now` is monotonic time.
     pub(crate) fn pick(
         &self,
         scope: Scope,
         client: IpAddr,
-        failed: Option<SocketAddr>,
+        failed: &[SocketAddr],
         now: Duration,
     ) -> Option<&Arc<LiveEndpoint>> {
         let candidates = self.candidates(scope);
@@ -258,7 +258,7 @@ impl LivePort {
         let mut affinity = self.state.affinity.lock();
         if let Some((address, used_at)) = affinity.get_mut(&client)
             && now.saturating_sub(*used_at) < timeout
-            && Some(*address) != failed
+            && !failed.contains(address)
             && let Some(endpoint) = candidates.iter().find(|e| e.address == *address)
         {
             *used_at = now;
@@ -278,12 +278,12 @@ impl LivePort {
     fn next<'a>(
         &self,
         candidates: &'a [Arc<LiveEndpoint>],
-        failed: Option<SocketAddr>,
+        failed: &[SocketAddr],
     ) -> Option<&'a Arc<LiveEndpoint>> {
         let turn = self.state.next.fetch_add(1, Ordering::Relaxed);
         (0..candidates.len())
             .map(|step| &candidates[turn.wrapping_add(step) % candidates.len()])
-            .find(|endpoint| Some(endpoint.address) != failed)
+            .find(|endpoint| !failed.contains(&endpoint.address))
     }
 
     /// Counts a connection that no endpoint took.
@@ -326,7 +326,7 @@ mod tests {
         let client = IpAddr::from([192, 0, 2, client]);
         let now = Duration::from_secs(now_s);
         let port = service.port(Protocol::Tcp, 80).expect("the port");
-        let picked = port.pick(Scope::Internal, client, None, now)?;
+        let picked = port.pick(Scope::Internal, client, &[], now)?;
         match picked.address.ip() {
             IpAddr::V4(v4) => Some(v4.octets()[3]),
             IpAddr::V6(_) => None,
@@ -373,13 +373,13 @@ mod tests {
         let client = IpAddr::from([192, 0, 2, 1]);
         for _ in 0..5 {
             let again = port
-                .pick(Scope::Internal, client, Some(at(1)), Duration::ZERO)
+                .pick(Scope::Internal, client, &[at(1)], Duration::ZERO)
                 .expect("the other one");
             assert_eq!(again.address, at(2));
         }
         let alone = Service::new(table(vec![endpoint(1, true, "a")]), None, "a", 0);
         let port = alone.port(Protocol::Tcp, 80).expect("the port");
-        assert!(port.pick(Scope::Internal, client, Some(at(1)), Duration::ZERO).is_none());
+        assert!(port.pick(Scope::Internal, client, &[at(1)], Duration::ZERO).is_none());
     }
 
     #[test]

@@ -23,8 +23,9 @@ use super::stream::{Ends, TcpStream, Wiring};
 use super::tables::Place;
 use super::udp::UdpSocket;
 
-/// How often a connection to a Service is tried, each time at another endpoint.
-const ENDPOINTS_TRIED: usize = 2;
+/// How often a connection to a Service is tried, each time at another endpoint: when a node has
+/// just died, many endpoints refuse until it is marked down.
+pub(crate) const ENDPOINTS_TRIED: usize = 8;
 
 /// A byte stream of whatever kind.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -83,18 +84,18 @@ impl Fabric {
         port: &LivePort,
         scope: Scope,
     ) -> Result<TcpStream, NetError> {
-        let mut failed = None;
+        let mut failed = Vec::new();
         let mut last = NetError::ConnectionRefused;
         for _ in 0..ENDPOINTS_TRIED {
             let now = self.config().clock.monotonic();
-            let Some(endpoint) = port.pick(scope, flow.client.ip(), failed, now) else { break };
+            let Some(endpoint) = port.pick(scope, flow.client.ip(), &failed, now) else { break };
             match self.connect_endpoint(flow, endpoint.address, Some(&endpoint.traffic)).await {
                 Ok(stream) => {
                     endpoint.traffic.connections.fetch_add(1, Ordering::Relaxed);
                     return Ok(stream);
                 }
                 Err(error) => {
-                    failed = Some(endpoint.address);
+                    failed.push(endpoint.address);
                     last = error;
                 }
             }
@@ -223,7 +224,7 @@ impl Fabric {
     ) -> Result<SocketAddr, NetError> {
         let now = self.config().clock.monotonic();
         let pick = || {
-            let endpoint = port.pick(Scope::Internal, client, None, now)?;
+            let endpoint = port.pick(Scope::Internal, client, &[], now)?;
             endpoint.traffic.connections.fetch_add(1, Ordering::Relaxed);
             Some(endpoint.address)
         };
@@ -252,7 +253,7 @@ impl Fabric {
                     return (None, None);
                 };
                 let now = self.config().clock.monotonic();
-                let Some(endpoint) = port.pick(Scope::Internal, source.ip(), None, now) else {
+                let Some(endpoint) = port.pick(Scope::Internal, source.ip(), &[], now) else {
                     return (None, None);
                 };
                 endpoint.traffic.requests.fetch_add(1, Ordering::Relaxed);

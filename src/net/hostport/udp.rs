@@ -99,7 +99,7 @@ fn admit(
     let endpoint = match target {
         Target::Pod(address) => *address,
         Target::Service(port) => {
-            let picked = port.pick(Scope::External, peer.ip(), None, now);
+            let picked = port.pick(Scope::External, peer.ip(), &[], now);
             let Some(endpoint) = picked else {
                 port.count_refused();
                 return None;
