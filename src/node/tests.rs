@@ -173,7 +173,7 @@ async fn until(node: &Node, uid: &str, what: &str, fits: impl Fn(&Value) -> bool
         loop {
             let handle = node.workers.lock().get(uid).cloned();
             if let Some(handle) = handle {
-                last = json!(handle.view.lock().status);
+                last = json!(handle.view.lock().status.as_deref());
                 if fits(&last) {
                     return;
                 }

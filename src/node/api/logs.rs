@@ -134,7 +134,7 @@ pub(super) async fn logs(
             let message = format!("container {container} is not valid for pod {name}");
             return refuse(StatusCode::BAD_REQUEST, message);
         }
-        let status = status_of(view.status.as_ref(), &container);
+        let status = status_of(view.status.as_deref(), &container);
         if let Err(message) = nothing_yet(status, &name, &container, options.previous) {
             return refuse(StatusCode::BAD_REQUEST, message);
         }

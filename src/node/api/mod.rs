@@ -119,7 +119,7 @@ async fn pods(State(node): State<Arc<Node>>) -> Json<Value> {
     let handles: Vec<_> = node.workers.lock().values().cloned().collect();
     let items = handles.iter().map(|handle| {
         let view = handle.view.lock();
-        Pod { status: view.status.clone(), ..view.pod.as_ref().clone() }
+        Pod { status: view.status.as_deref().cloned(), ..view.pod.as_ref().clone() }
     });
     let items: Vec<Pod> = items.collect();
     Json(json!({"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": items}))

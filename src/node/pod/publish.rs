@@ -16,8 +16,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 
 /// See the module.
 pub struct Publisher {
-    wanted: Option<PodStatus>,
-    written: Option<PodStatus>,
+    wanted: Option<Arc<PodStatus>>,
+    /// Mostly the same allocation as `wanted`.
+    written: Option<Arc<PodStatus>>,
     busy: bool,
     failures: u32,
     retry_at: Option<Duration>,
@@ -29,7 +30,7 @@ impl Publisher {
     /// `known` is the status that the API shows.
     pub fn new(known: Option<PodStatus>) -> Self {
         Self {
-            wanted: known,
+            wanted: known.map(Arc::new),
             written: None,
             busy: false,
             failures: 0,
@@ -39,18 +40,18 @@ impl Publisher {
     }
 
     pub fn wanted(&self) -> Option<&PodStatus> {
-        self.wanted.as_ref()
+        self.wanted.as_deref()
     }
 
     pub fn written(&self) -> Option<&PodStatus> {
-        self.written.as_ref()
+        self.written.as_deref()
     }
 
     pub fn retry_at(&self) -> Option<Duration> {
         self.retry_at.filter(|_| !self.busy)
     }
 
-    pub fn want(&mut self, status: PodStatus) {
+    pub fn want(&mut self, status: Arc<PodStatus>) {
         self.wanted = Some(status);
     }
 
@@ -92,13 +93,16 @@ impl Publisher {
 fn write(worker: &Worker) {
     let Some(wanted) = worker.publisher.wanted.clone() else { return };
     let plan = &worker.plan;
-    let body = status::patch(&plan.uid, worker.publisher.written.as_ref(), &wanted);
+    let written = worker.publisher.written.clone();
+    let uid = plan.uid.clone();
     let path = format!("{}/status", rest::object::<Pod>(&plan.namespace, &plan.name));
     let node = Arc::clone(&worker.node);
     worker.aside(async move {
         let permit = node.writes.acquire().await;
-        let result: Result<rest::Ignored, _> =
-            rest::patch(&node.client, &path, rest::Patch::Strategic, &body).await;
+        // Thousands may wait for their turn at once: what a write needs is made when it comes.
+        let body = status::patch(&uid, written.as_deref(), &wanted);
+        let request = rest::patch(&node.client, &path, rest::Patch::Strategic, &body);
+        let result: Result<rest::Ignored, _> = Box::pin(request).await;
         drop(permit);
         let answer: Answer = Box::new(move |worker| {
             let now = worker.now().mono;

@@ -68,7 +68,7 @@ pub enum Beginning {
 /// What others may see of a pod.
 pub struct View {
     pub pod: Arc<Pod>,
-    pub status: Option<PodStatus>,
+    pub status: Option<Arc<PodStatus>>,
     pub workloads: HashMap<String, Arc<Workload>>,
     /// What it counts as while it is not over.
     pub asks: Asks,
@@ -347,13 +347,13 @@ impl Worker {
             self.saved = Some(saved);
         }
         let host_ip = self.node.config.node_ip.to_string();
-        let before = self.publisher.wanted().cloned();
-        let status =
-            status::status(&self.pod, &self.plan, &self.state, before.as_ref(), &host_ip, wall);
+        let before = self.publisher.wanted();
+        let status = status::status(&self.pod, &self.plan, &self.state, before, &host_ip, wall);
+        let status = Arc::new(status);
         {
             let mut view = self.handle.view.lock();
             view.over = self.state.is_down();
-            view.status = Some(status.clone());
+            view.status = Some(Arc::clone(&status));
         }
         self.publisher.want(status);
         Publisher::drive(self);
