@@ -19,7 +19,8 @@ use super::args::ServerConfig;
 use super::files;
 use crate::api::kinds::KindTable;
 use crate::apiserver::admission::{
-    Plugin, certificate_requester, namespace_lifecycle, priority, service_account, taint_nodes,
+    Plugin, certificate_requester, limit_ranger, namespace_lifecycle, priority, resource_quota,
+    service_account, taint_nodes,
 };
 use crate::apiserver::allocate::{self, ServiceAllocator};
 use crate::apiserver::auth::{Auth, AuthConfig, UserInfo};
@@ -188,6 +189,7 @@ async fn api(
     let auth = Auth::start(auth, shutdown.clone()).await.context("roles could not be read")?;
     let mut admission: Vec<Arc<dyn Plugin>> = vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(registry.clone())),
+        Arc::new(limit_ranger::LimitRanger::new(registry.clone())),
         Arc::new(service_account::ServiceAccount::new(registry.clone(), rng())),
         Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(priority::Priority::new(registry.clone())),
@@ -195,6 +197,8 @@ async fn api(
         Arc::new(certificate_requester::CertificateRequester),
     ];
     admission.extend(auth.admission);
+    // The last one: what another refuses is not charged.
+    admission.push(Arc::new(resource_quota::ResourceQuota::new(registry.clone())));
     Ok(ApiServer::new(ApiServerConfig {
         registry: registry.clone(),
         authenticator: auth.authenticator,

@@ -57,10 +57,8 @@ pub fn record(job: &Job, plan: &Plan, done: Done, now: Timestamp) -> Recorded {
     let left: HashSet<&str> = tracked(plan).map(|pod| pod.uid.as_str()).collect();
     count_gone(&mut status, |uid| left.contains(uid));
     let (counted, is_partial) = count(job, plan, over.as_ref(), &mut status);
-    if is_indexed(spec_of(job)) {
-        if let Some(failed) = &plan.failed {
-            status.failed_indexes = Some(failed.to_string());
-        }
+    if let Some(failed) = &plan.failed {
+        status.failed_indexes = Some(failed.to_string());
     }
     if let Some(over) = &over {
         let interim = match over.end {
