@@ -25,7 +25,17 @@ EXTRA = [
     META + "DeleteOptions",
     META + "Status",
 ]
+# The groups whose types are not in k8s.io/api.
+FOREIGN = {
+    "apiextensions.k8s.io": "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.",
+    "apiregistration.k8s.io": "io.k8s.kube-aggregator.pkg.apis.apiregistration.",
+}
+EXTENSIONS = FOREIGN["apiextensions.k8s.io"] + "v1."
 SCALARS = {
+    EXTENSIONS + "JSON": "any",
+    EXTENSIONS + "JSONSchemaPropsOrArray": "any",
+    EXTENSIONS + "JSONSchemaPropsOrBool": "any",
+    EXTENSIONS + "JSONSchemaPropsOrStringArray": "any",
     META + "Time": "time",
     META + "MicroTime": "microtime",
     META + "FieldsV1": "object",
@@ -101,7 +111,7 @@ def roots():
     assert len(found) > 40, "the rows of the kinds table were not found"
     for group, version, kind in found:
         package = group.split(".")[0] or "core"
-        yield f"io.k8s.api.{package}.{version}.{kind}"
+        yield FOREIGN.get(group, f"io.k8s.api.{package}.") + f"{version}.{kind}"
     yield from EXTRA
 
 

@@ -8,6 +8,7 @@
 pub mod cron;
 pub mod defaults;
 pub mod field;
+pub mod fields;
 pub mod kinds;
 pub mod meta;
 pub mod names;

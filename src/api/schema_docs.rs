@@ -2,7 +2,9 @@
 //! (OpenAPI); what the server decides by is in [`super::schema`].
 
 use k8s_openapi::api as k;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
@@ -19,6 +21,7 @@ pub fn definitions() -> Map<String, Value> {
     let mut generator = SchemaGenerator::new(SchemaSettings::openapi3());
     core(&mut generator);
     groups(&mut generator);
+    machinery(&mut generator);
     generator.take_definitions(false)
 }
 
@@ -28,6 +31,19 @@ fn core(generator: &mut SchemaGenerator) {
         PersistentVolume, PersistentVolumeClaim, Pod, PodTemplate, ReplicationController,
         ResourceQuota, Secret, Service, ServiceAccount);
     register!(generator: meta::DeleteOptions, meta::Status, meta::ListMeta);
+}
+
+fn machinery(generator: &mut SchemaGenerator) {
+    use k::admissionregistration::v1::*;
+    use k::resource::v1::*;
+    register!(generator: MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
+        ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, MutatingAdmissionPolicy,
+        MutatingAdmissionPolicyBinding);
+    register!(generator: CustomResourceDefinition, APIService);
+    register!(generator: k::flowcontrol::v1::FlowSchema,
+        k::flowcontrol::v1::PriorityLevelConfiguration, k::networking::v1::IPAddress,
+        k::networking::v1::ServiceCIDR, k::storage::v1::VolumeAttributesClass, DeviceClass,
+        ResourceClaim, ResourceClaimTemplate, ResourceSlice);
 }
 
 fn groups(generator: &mut SchemaGenerator) {

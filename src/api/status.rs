@@ -20,6 +20,8 @@ pub enum Reason {
     Invalid,
     TooManyRequests,
     InternalError,
+    /// 500 without a word for why, as Kubernetes answers plain errors.
+    Unknown,
     ServiceUnavailable,
     Timeout,
     ServerTimeout,
@@ -41,7 +43,7 @@ impl Reason {
             Self::UnsupportedMediaType => 415,
             Self::Invalid => 422,
             Self::TooManyRequests => 429,
-            Self::InternalError => 500,
+            Self::InternalError | Self::Unknown => 500,
             Self::ServiceUnavailable => 503,
             Self::Timeout | Self::ServerTimeout => 504,
         }
@@ -65,6 +67,7 @@ impl Reason {
             Self::Invalid => "Invalid",
             Self::TooManyRequests => "TooManyRequests",
             Self::InternalError => "InternalError",
+            Self::Unknown => "",
             Self::ServiceUnavailable => "ServiceUnavailable",
             Self::Timeout => "Timeout",
             Self::ServerTimeout => "ServerTimeout",
@@ -219,6 +222,9 @@ impl ApiError {
             "reason": self.reason.as_str(),
             "code": self.reason.code(),
         });
+        if self.reason == Reason::Unknown {
+            status.as_object_mut().map(|map| map.remove("reason"));
+        }
         if let Some(details) = &self.details {
             status["details"] = (**details).clone();
         }

@@ -9,7 +9,9 @@ use bytes::Bytes;
 
 use super::openapi::Documents;
 use super::strategy::Strategy;
+use crate::api::fields::Node;
 use crate::api::kinds::{Access, Kind, KindTable, Scope};
+use crate::api::schema::Schema;
 
 /// Finds the strategy of a kind.
 pub type Strategies = Arc<dyn Fn(&Kind) -> Arc<dyn Strategy> + Send + Sync>;
@@ -43,6 +45,11 @@ impl Resource {
     /// Whether its objects are stored.
     pub fn is_stored(&self) -> bool {
         self.kind.access == Access::Stored
+    }
+
+    /// What the schema says of its objects, for field sets and apply.
+    pub fn node(&self) -> Node<'_> {
+        Node::of_type(Schema::builtin(), &self.kind.schema)
     }
 
     /// Where `path` stands in the selectable column, which is also where the attribute block has

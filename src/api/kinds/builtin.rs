@@ -9,7 +9,7 @@ use super::{Access, Kind, Scope, Subresource};
 
 /// Every row.
 pub(super) fn rows() -> Vec<Kind> {
-    [core(), apps_and_batch(), questions(), cluster()].concat()
+    [core(), apps_and_batch(), questions(), cluster(), machinery(), devices()].concat()
 }
 
 fn row(
@@ -21,6 +21,15 @@ fn row(
     let package = match group {
         "" => "core",
         _ => group.split('.').next().unwrap_or(group),
+    };
+    let schema = match group {
+        "apiextensions.k8s.io" => {
+            format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.{version}.{kind}")
+        }
+        "apiregistration.k8s.io" => {
+            format!("io.k8s.kube-aggregator.pkg.apis.apiregistration.{version}.{kind}")
+        }
+        _ => format!("io.k8s.api.{package}.{version}.{kind}"),
     };
     let storage = if group.is_empty() { plural.to_owned() } else { format!("{group}/{plural}") };
     Kind {
@@ -35,7 +44,7 @@ fn row(
         access: Access::Stored,
         subresources: Cow::Borrowed(&[]),
         selectable: Cow::Borrowed(&[]),
-        schema: format!("io.k8s.api.{package}.{version}.{kind}").into(),
+        schema: schema.into(),
         storage: storage.into(),
     }
 }
@@ -43,6 +52,11 @@ fn row(
 impl Kind {
     fn short(mut self, name: &'static str) -> Self {
         self.short_names = Cow::Owned(vec![name.into()]);
+        self
+    }
+
+    fn shorts(mut self, names: &'static [&'static str]) -> Self {
+        self.short_names = names.iter().map(|name| Cow::Borrowed(*name)).collect();
         self
     }
 
@@ -262,5 +276,94 @@ fn cluster() -> Vec<Kind> {
         row("coordination.k8s.io", "v1", "Lease", "leases"),
         row("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster(),
         row("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices"),
+    ]
+}
+
+/// What extends and steers the API itself.
+fn machinery() -> Vec<Kind> {
+    use Subresource::*;
+    let configuration = |mut kind: Kind| {
+        kind.categories = Cow::Borrowed(&[Cow::Borrowed("api-extensions")]);
+        kind.cluster()
+    };
+    vec![
+        configuration(row(
+            "admissionregistration.k8s.io",
+            "v1",
+            "MutatingWebhookConfiguration",
+            "mutatingwebhookconfigurations",
+        )),
+        configuration(row(
+            "admissionregistration.k8s.io",
+            "v1",
+            "ValidatingWebhookConfiguration",
+            "validatingwebhookconfigurations",
+        )),
+        configuration(row(
+            "admissionregistration.k8s.io",
+            "v1",
+            "ValidatingAdmissionPolicy",
+            "validatingadmissionpolicies",
+        ))
+        .subresources(&[Status]),
+        configuration(row(
+            "admissionregistration.k8s.io",
+            "v1",
+            "ValidatingAdmissionPolicyBinding",
+            "validatingadmissionpolicybindings",
+        )),
+        configuration(row(
+            "admissionregistration.k8s.io",
+            "v1",
+            "MutatingAdmissionPolicy",
+            "mutatingadmissionpolicies",
+        )),
+        configuration(row(
+            "admissionregistration.k8s.io",
+            "v1",
+            "MutatingAdmissionPolicyBinding",
+            "mutatingadmissionpolicybindings",
+        )),
+        configuration(row(
+            "apiextensions.k8s.io",
+            "v1",
+            "CustomResourceDefinition",
+            "customresourcedefinitions",
+        ))
+        .shorts(&["crd", "crds"])
+        .subresources(&[Status]),
+        configuration(row("apiregistration.k8s.io", "v1", "APIService", "apiservices"))
+            .subresources(&[Status]),
+        row("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas")
+            .cluster()
+            .subresources(&[Status]),
+        row(
+            "flowcontrol.apiserver.k8s.io",
+            "v1",
+            "PriorityLevelConfiguration",
+            "prioritylevelconfigurations",
+        )
+        .cluster()
+        .subresources(&[Status]),
+    ]
+}
+
+/// Addresses, and devices that pods claim.
+fn devices() -> Vec<Kind> {
+    use Subresource::*;
+    vec![
+        row("networking.k8s.io", "v1", "IPAddress", "ipaddresses").short("ip").cluster(),
+        row("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs")
+            .cluster()
+            .subresources(&[Status]),
+        row("storage.k8s.io", "v1", "VolumeAttributesClass", "volumeattributesclasses")
+            .short("vac")
+            .cluster(),
+        row("resource.k8s.io", "v1", "DeviceClass", "deviceclasses").cluster(),
+        row("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims").subresources(&[Status]),
+        row("resource.k8s.io", "v1", "ResourceClaimTemplate", "resourceclaimtemplates"),
+        row("resource.k8s.io", "v1", "ResourceSlice", "resourceslices")
+            .cluster()
+            .selectable(&["spec.driver", "spec.nodeName"]),
     ]
 }

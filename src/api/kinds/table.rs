@@ -159,6 +159,7 @@ fn group_priority(group: &str) -> u32 {
         "node.k8s.io" => 16_300,
         "discovery.k8s.io" => 16_200,
         "flowcontrol.apiserver.k8s.io" => 16_100,
+        "resource.k8s.io" => 15_200,
         _ => 1_000,
     }
 }

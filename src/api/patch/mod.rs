@@ -4,6 +4,7 @@
 //! **Invariant:** pure, and bounded: what a patch makes is at most [`PATCHED_MAX`] bytes of JSON
 //! more than what was there.
 
+mod apply;
 mod json;
 mod strategic;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod three_way;
 
 pub use three_way::three_way;
 
+pub use apply::{Apply, LAST_APPLIED};
 use serde_json::Value;
 
 use super::Object;

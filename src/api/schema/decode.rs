@@ -124,8 +124,10 @@ pub fn decode<'a>(
             summary(bytes)
         ))
     })?;
-    if format == Format::Yaml && !state.duplicates.is_empty() {
-        state.duplicates = yaml_duplicate(bytes).into_iter().collect();
+    if format == Format::Yaml && state.doubled {
+        // YAML's own parser tells of the first one, before anything else is looked at.
+        state.strict.retain(|told| !told.starts_with("duplicate"));
+        state.strict.splice(0..0, yaml_duplicate(bytes));
     }
     finish(expected, value, state, validation)
 }
@@ -156,6 +158,29 @@ pub fn yaml_to_json(bytes: &[u8]) -> Result<Value, String> {
     yaml(bytes, |yaml| {
         Seed { state: &mut state, shape: &Shape::Any, schema: Schema::builtin() }.deserialize(yaml)
     })
+}
+
+/// YAML (or JSON) as JSON, without a schema, and the first key that is set twice in Kubernetes'
+/// words.
+///
+/// # Errors
+/// What is wrong, with its line.
+pub fn yaml_with_duplicates(bytes: &[u8]) -> Result<(Value, Option<String>), String> {
+    let schema = Schema::builtin();
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let mut as_json = State::default();
+    let read = Seed { state: &mut as_json, shape: &Shape::Any, schema }.deserialize(&mut json);
+    let (value, again) = match read.and_then(|value| json.end().map(|()| value)) {
+        Ok(value) => (value, as_json.doubled),
+        Err(_) => {
+            let mut state = State::default();
+            let value = yaml(bytes, |yaml| {
+                Seed { state: &mut state, shape: &Shape::Any, schema }.deserialize(yaml)
+            })?;
+            (value, state.doubled)
+        }
+    };
+    Ok((value, again.then(|| yaml_duplicate(bytes)).flatten()))
 }
 
 fn root_shape(schema: &str) -> Shape {
@@ -205,7 +230,7 @@ fn finish(
     if let Some(why) = state.failure {
         return Err(expected.refuse(&value, &why));
     }
-    let strict: Vec<String> = state.duplicates.into_iter().chain(state.strict).collect();
+    let strict = state.strict;
     match validation {
         FieldValidation::Strict if !strict.is_empty() => {
             let why = format!("strict decoding error: {}", strict.join(", "));
@@ -305,8 +330,10 @@ enum Step<'s> {
 #[derive(Debug, Default)]
 struct State<'s> {
     at: Vec<Step<'s>>,
+    /// Unknown and duplicate fields, in the order of the body.
     strict: Vec<String>,
-    duplicates: Vec<String>,
+    /// Whether there are duplicates among them.
+    doubled: bool,
     /// The first value that does not fit its type.
     failure: Option<String>,
 }
@@ -334,9 +361,10 @@ impl State<'_> {
     }
 
     fn duplicate(&mut self, name: &str) {
-        if self.duplicates.len() < STRICT_ERRORS_MAX {
+        self.doubled = true;
+        if self.strict.len() < STRICT_ERRORS_MAX {
             let told = format!("duplicate field {:?}", self.path(name));
-            self.duplicates.push(told);
+            self.strict.push(told);
         }
     }
 
@@ -387,7 +415,7 @@ fn go_type(shape: &Shape, schema: &Schema) -> String {
         Shape::Bytes => "[]uint8".into(),
         Shape::Time | Shape::MicroTime => "string".into(),
         Shape::Quantity => "resource.Quantity".into(),
-        Shape::Any => "interface {}".into(),
+        Shape::Any | Shape::Deduced => "interface {}".into(),
         Shape::Object => "map[string]interface {}".into(),
         Shape::List(inner) => format!("[]{}", go_type(inner, schema)),
         Shape::Map(inner) => format!("map[string]{}", go_type(inner, schema)),
@@ -408,7 +436,7 @@ fn zero(shape: &Shape) -> Value {
         Shape::Quantity => Value::from("0"),
         Shape::List(_) => Value::Array(Vec::new()),
         Shape::Type(_) | Shape::Map(_) | Shape::Object => Value::Object(Map::new()),
-        Shape::Any => Value::Null,
+        Shape::Any | Shape::Deduced => Value::Null,
         Shape::String | Shape::Bytes | Shape::Time | Shape::MicroTime => Value::from(""),
     }
 }
@@ -441,7 +469,9 @@ impl<'s> Seed<'_, 's> {
 
     fn text(self, text: Cow<'_, str>) -> Value {
         match self.shape {
-            Shape::String | Shape::Any | Shape::IntOrString => Value::String(text.into_owned()),
+            Shape::String | Shape::Any | Shape::Deduced | Shape::IntOrString => {
+                Value::String(text.into_owned())
+            }
             Shape::Time => self.scalar(scalar::time(&text)),
             Shape::MicroTime => self.scalar(scalar::micro_time(&text)),
             Shape::Bytes => self.scalar(scalar::base64(&text)),
@@ -457,7 +487,7 @@ impl<'s> Seed<'_, 's> {
 
     fn number(self, number: Number) -> Value {
         match self.shape {
-            Shape::Any | Shape::Double => Value::Number(number),
+            Shape::Any | Shape::Deduced | Shape::Double => Value::Number(number),
             Shape::Int64 if number.is_i64() => Value::Number(number),
             Shape::Int32 | Shape::IntOrString
                 if number.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) =>
@@ -529,7 +559,10 @@ impl<'s> Seed<'_, 's> {
             self.state.at.pop();
             let empty = match &value {
                 Value::Null => true,
-                Value::Array(list) => list.is_empty() && !field.required,
+                // An empty list of managers is a wish of its own: to forget them all.
+                Value::Array(list) => {
+                    list.is_empty() && !field.required && field.name != "managedFields"
+                }
                 Value::Object(map) => {
                     map.is_empty() && !field.required && matches!(field.shape, Shape::Map(_))
                 }
@@ -574,7 +607,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
 
     fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
         Ok(match self.shape {
-            Shape::Bool | Shape::Any => Value::Bool(flag),
+            Shape::Bool | Shape::Any | Shape::Deduced => Value::Bool(flag),
             _ => self.mismatch("bool"),
         })
     }
@@ -605,7 +638,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         match self.shape {
             Shape::List(element) => self.list(element, list),
-            Shape::Any => self.list(&Shape::Any, list),
+            Shape::Any | Shape::Deduced => self.list(&Shape::Any, list),
             _ => {
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(self.mismatch("array"))
@@ -616,7 +649,7 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         match self.shape {
             Shape::Map(inner) => self.map(inner, map),
-            Shape::Any | Shape::Object => self.map(&Shape::Any, map),
+            Shape::Any | Shape::Deduced | Shape::Object => self.map(&Shape::Any, map),
             Shape::Type(id) => {
                 let of = self.schema.type_of(*id);
                 self.object(of, map)

@@ -149,7 +149,7 @@ fn in_json_schema(schema: &Schema, shape: &Shape) -> String {
         Shape::MicroTime => "MicroTime".into(),
         Shape::Quantity => "Quantity".into(),
         Shape::IntOrString => "IntOrString".into(),
-        Shape::Any | Shape::Object => "any".into(),
+        Shape::Any | Shape::Deduced | Shape::Object => "any".into(),
         Shape::List(inner) => format!("[]{}", in_json_schema(schema, inner)),
         Shape::Map(inner) => format!("{{}}{}", in_json_schema(schema, inner)),
         Shape::Type(id) => schema.type_of(*id).short_name().to_owned(),

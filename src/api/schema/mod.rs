@@ -16,7 +16,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-pub use decode::{Expected, FieldValidation, Format, decode, normalize, yaml_to_json};
+use serde_json::Value;
+
+pub use decode::{
+    Expected, FieldValidation, Format, decode, normalize, yaml_to_json, yaml_with_duplicates,
+};
 
 type Str = Cow<'static, str>;
 
@@ -36,8 +40,10 @@ pub enum Shape {
     MicroTime,
     Quantity,
     IntOrString,
-    /// Any JSON.
+    /// Any JSON; apply takes it as a whole.
     Any,
+    /// Any JSON; apply takes its objects by their keys.
+    Deduced,
     /// Any JSON object (`RawExtension`, `FieldsV1`).
     Object,
     List(Box<Shape>),
@@ -85,6 +91,8 @@ pub struct Field {
     pub merge_key: Option<Str>,
     /// Whether apply takes the map as a whole (`x-kubernetes-map-type: atomic`).
     pub atomic_map: bool,
+    /// What it is where it is left out, as far as that is said in a schema (custom resources).
+    pub default: Option<Value>,
 }
 
 /// A struct.
@@ -96,6 +104,8 @@ pub struct Type {
     pub atomic: bool,
     /// By name.
     pub fields: Box<[Field]>,
+    /// What other fields look like, where the type allows any.
+    pub rest: Option<Shape>,
 }
 
 impl Type {
@@ -141,6 +151,15 @@ impl Schema {
         &self.types
     }
 
+    /// A type is added; types that refer to it do so by what this answers.
+    pub fn push(&mut self, of: Type) -> TypeId {
+        let id =
+            TypeId(u32::try_from(self.types.len()).expect("fewer types than memory has bytes"));
+        self.by_name.insert(of.name.clone(), id);
+        self.types.push(of);
+        id
+    }
+
     fn parse(text: &'static str) -> Self {
         let heads = || text.lines().filter_map(|line| line.strip_prefix('@'));
         let names: Vec<(Str, bool)> = heads()
@@ -162,7 +181,12 @@ impl Schema {
         let types = names
             .into_iter()
             .zip(fields)
-            .map(|((name, atomic), fields)| Type { name, atomic, fields: fields.into() })
+            .map(|((name, atomic), fields)| Type {
+                name,
+                atomic,
+                fields: fields.into(),
+                rest: None,
+            })
             .collect();
         Self { types, by_name }
     }
@@ -190,6 +214,7 @@ fn parse_field(line: &'static str, types: &HashMap<Str, TypeId>) -> Field {
         strategy: PatchStrategy::default(),
         merge_key: None,
         atomic_map: false,
+        default: None,
     };
     for (fact, value) in words.filter_map(|word| word.split_once('=')) {
         match fact {

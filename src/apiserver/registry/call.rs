@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::api::Object;
+use crate::api::fields::Operation as FieldOperation;
 use crate::api::status::ApiError;
 use crate::apiserver::admission::{Operation, Plugin, Request};
 use crate::apiserver::auth::{Attributes, UserInfo};
@@ -15,6 +16,10 @@ pub struct Call<'a> {
     pub user: &'a UserInfo,
     /// What they asked for.
     pub attributes: std::borrow::Cow<'a, Attributes>,
+    /// The name under which what it writes is managed.
+    pub manager: std::borrow::Cow<'a, str>,
+    /// Whether it applies a configuration (which then says who manages what) or just writes.
+    pub operation: FieldOperation,
     /// Do everything but the write.
     pub dry_run: bool,
     /// The plugins that the write goes through; none for the server's own writes.
@@ -42,6 +47,8 @@ impl Call<'static> {
         Self {
             user: &SERVER,
             attributes: std::borrow::Cow::Owned(attributes),
+            manager: "coracle".into(),
+            operation: FieldOperation::Update,
             dry_run: false,
             admission: &[],
         }

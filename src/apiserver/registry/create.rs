@@ -27,9 +27,14 @@ impl Registry {
         mut object: Object,
     ) -> Result<Written, ApiError> {
         let strategy = &resource.strategy;
+        let sent = object["metadata"].get("managedFields").cloned();
         let mut generated = self.prepare_new(resource, namespace, &mut object)?;
+        if let (crate::api::fields::Operation::Apply, Some(managers)) = (call.operation, sent) {
+            object["metadata"]["managedFields"] = managers;
+        }
         strategy.default(&mut object);
         strategy.prepare_create(&mut object);
+        self.manage_new(call, resource, &mut object);
         call.admit(Operation::Create, resource, None, &mut object).await?;
         strategy.default(&mut object);
         if strategy.generation_changes(&object, &object).is_some() {

@@ -13,6 +13,7 @@ pub mod collection;
 pub mod create;
 pub mod delete;
 pub mod hooks;
+mod managed;
 pub mod meta;
 pub mod read;
 pub mod token;

@@ -66,9 +66,10 @@ impl Registry {
         let key = target.key();
         for _ in 0..TRIES {
             let Some(entry) = self.store.get(&key).await.map_err(|e| store_error(&e))? else {
-                let creates = replaces
-                    && part == Some(Part::Main)
-                    && target.resource.strategy.creates_on_update();
+                let applies = call.operation == crate::api::fields::Operation::Apply;
+                let creates = part == Some(Part::Main)
+                    && call.attributes.subresource.is_empty()
+                    && (applies || (replaces && target.resource.strategy.creates_on_update()));
                 if !creates {
                     return Err(target.not_found());
                 }
@@ -138,11 +139,13 @@ impl Registry {
     ) -> Result<Option<Written>, ApiError> {
         let resource = target.resource;
         let strategy = &resource.strategy;
+        let sent = new["metadata"].get_mut("managedFields").map(serde_json::Value::take);
         meta::prepare_change(resource, target.namespace, target.name, new, old)?;
         strategy.default(new);
         if let Some(part) = part {
             strategy.prepare_update(part, new, old);
         }
+        self.manage_change(call, resource, part, sent.unwrap_or_default(), new, old);
         call.admit(Operation::Update, resource, Some(old), new).await?;
         strategy.default(new);
         if strategy.generation_changes(new, old) == Some(true) {

@@ -5,6 +5,7 @@
 //!                401            403           403          404
 //! ```
 
+mod apply;
 mod eviction;
 mod identity;
 mod pods;
@@ -33,6 +34,7 @@ use super::request::{Asked, Query, ResourcePath, attributes, parse_path};
 use super::respond::{self, Style};
 use super::server::ApiServer;
 use super::table::Include;
+use crate::api::fields::Operation as FieldOperation;
 use crate::api::proto;
 use crate::api::schema::FieldValidation;
 use crate::api::status::{ApiError, Reason};
@@ -46,6 +48,9 @@ pub(super) struct Context {
     pub user: UserInfo,
     pub attributes: Attributes,
 }
+
+/// How long the name of a manager may be, in bytes.
+const MANAGER_MAX: usize = 128;
 
 type Answered = Result<Response<Body>, ApiError>;
 
@@ -248,8 +253,30 @@ impl Context {
         Call {
             user: &self.user,
             attributes: std::borrow::Cow::Borrowed(&self.attributes),
+            manager: self.manager().into(),
+            operation: FieldOperation::Update,
             dry_run,
             admission: &self.server.config.admission,
+        }
+    }
+
+    /// What a write of this request does, as one that applies a configuration.
+    pub(super) fn call_to_apply(&self, dry_run: bool) -> Call<'_> {
+        Call { operation: FieldOperation::Apply, ..self.call(dry_run) }
+    }
+
+    /// Under which name what is written is managed: `fieldManager`, or else the name of the
+    /// program.
+    fn manager(&self) -> &str {
+        let named = self.query.get("fieldManager");
+        if !named.is_empty() {
+            return named;
+        }
+        let agent = self.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok());
+        let program = agent.unwrap_or_default().split('/').next().unwrap_or_default();
+        match &program[..program.floor_char_boundary(MANAGER_MAX)] {
+            "" => "unknown",
+            program => program,
         }
     }
 

@@ -37,6 +37,9 @@ pub(super) async fn serve(
         }
         "patch" => {
             let (patch_type, bytes) = write::read_patch(context, body).await?;
+            if patch_type == patch::PatchType::Apply {
+                return apply(context, target, &bytes).await;
+            }
             let of = Subresource::Scale.kind(&resource.kind);
             // Merge keys and types come from the kind Scale itself, which is no row of its own.
             let mut kind = (*resource.kind).clone();
@@ -54,6 +57,26 @@ pub(super) async fn serve(
         }
         _ => return Err(not_allowed()),
     };
+    Ok(respond::value(StatusCode::OK, &scale, style).await)
+}
+
+/// Apply a configuration of the scale: the number of replicas is what it can say.
+async fn apply(context: &Context, target: Target<'_>, bytes: &[u8]) -> Answered {
+    let (_, style) = context.accepted(Offer::Plain)?;
+    let sent = super::apply::read(context, bytes)?.0;
+    check(target, &sent)?;
+    let mut config = json!({
+        "apiVersion": target.resource.api_version,
+        "kind": target.resource.kind.kind,
+        "metadata": {"name": target.name},
+    });
+    if let Some(replicas) = sent["spec"].get("replicas") {
+        config["spec"] = json!({"replicas": replicas});
+    }
+    let about = |name: &str| name != "status";
+    let change = super::apply::Change { resource: target.resource, config: &config, about: &about };
+    let written = change.write(context, target, Some(Part::Main), &|new, _| Ok(new)).await?;
+    let scale = of_parent(&encoding::decode(target.resource, &written.entry)?);
     Ok(respond::value(StatusCode::OK, &scale, style).await)
 }
 

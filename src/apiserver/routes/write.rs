@@ -6,6 +6,7 @@ use http::{Response, StatusCode};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use super::apply;
 use super::read::{list_options, respond_entry, respond_list};
 use super::{Answered, Context, success};
 use crate::api::Object;
@@ -62,7 +63,7 @@ pub(super) async fn decode<'a>(
 }
 
 /// Answer what a write left behind.
-async fn respond_written(
+pub(super) async fn respond_written(
     context: &Context,
     resource: &Resource,
     written: Written,
@@ -133,6 +134,7 @@ pub(super) async fn read_patch(
             "application/json-patch+json",
             "application/merge-patch+json",
             "application/strategic-merge-patch+json",
+            "application/apply-patch+yaml",
         ])
     })?;
     Ok((patch_type, context.read(body).await?))
@@ -149,6 +151,10 @@ pub(super) async fn patch_part(
 ) -> Answered {
     context.accepted(Offer::Forms)?;
     let (patch_type, bytes) = read_patch(context, body).await?;
+    if patch_type == PatchType::Apply {
+        return apply::apply(context, resource, name, &bytes, part, merge).await;
+    }
+    apply::refuse_force(context)?;
     let validation = context.field_validation()?;
     let call = context.call(context.dry_run()?);
     let target = Target { resource, namespace: context.namespace(resource), name };

@@ -128,6 +128,11 @@ pub trait Strategy: Send + Sync + 'static {
         None
     }
 
+    /// Whether a write to the status may change metadata as well.
+    fn status_takes_metadata(&self) -> bool {
+        true
+    }
+
     /// Words for the `Warning` header.
     fn warnings(&self, _object: &Object) -> Vec<String> {
         Vec::new()
