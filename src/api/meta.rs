@@ -103,6 +103,13 @@ pub fn entry<'a>(value: &'a mut Value, field: &str) -> &'a mut Map<String, Value
 /// The rules for the metadata of every object (`ValidateObjectMeta`); `name_rule` judges the
 /// name.
 pub fn validate(object: &Object, namespaced: bool, name_rule: NameRule) -> Vec<FieldError> {
+    let mut errors = validate_any(object, namespaced, name_rule);
+    errors.extend(validate_standard_finalizers(object));
+    errors
+}
+
+/// The same for kinds that are not Kubernetes' own: their finalizers may have any name.
+pub fn validate_any(object: &Object, namespaced: bool, name_rule: NameRule) -> Vec<FieldError> {
     let path = Path::new("metadata");
     let mut errors = Vec::new();
     let generate = text(object, "generateName");
@@ -217,6 +224,15 @@ fn validate_finalizers(object: &Object, path: &Path) -> Vec<FieldError> {
     for (at, finalizer) in finalizers(object).enumerate() {
         let wrong = names::qualified_name(finalizer);
         errors.extend(wrong.iter().map(|w| path.index(at).invalid(finalizer, w)));
+    }
+    errors
+}
+
+fn validate_standard_finalizers(object: &Object) -> Vec<FieldError> {
+    let path = Path::new("metadata.finalizers");
+    let mut errors = Vec::new();
+    for (at, finalizer) in finalizers(object).enumerate() {
+        let wrong = names::qualified_name(finalizer);
         let standard = matches!(finalizer, "foregroundDeletion" | "orphan" | "kubernetes");
         if !finalizer.contains('/') && !standard && wrong.is_empty() {
             errors.push(path.index(at).invalid(

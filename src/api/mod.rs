@@ -6,6 +6,7 @@
 //! own; nothing generic knows a kind by name.
 
 pub mod cron;
+pub mod custom;
 pub mod defaults;
 pub mod field;
 pub mod fields;

@@ -49,7 +49,10 @@ impl Resource {
 
     /// What the schema says of its objects, for field sets and apply.
     pub fn node(&self) -> Node<'_> {
-        Node::of_type(Schema::builtin(), &self.kind.schema)
+        match &self.kind.custom {
+            Some(custom) => custom.node(),
+            None => Node::of_type(Schema::builtin(), &self.kind.schema),
+        }
     }
 
     /// Where `path` stands in the selectable column, which is also where the attribute block has

@@ -215,7 +215,7 @@ pub fn list(
             out.put_u8(b',');
         }
         // Items of built-in kinds carry no type of their own, as Kubernetes' typed lists.
-        put_object(&mut out, resource, entry, false)?;
+        put_object(&mut out, resource, entry, resource.kind.custom.is_some())?;
         if out.len() >= CHUNK {
             chunks
                 .push(std::mem::replace(&mut out, BytesMut::with_capacity(CHUNK + 4096)).freeze());

@@ -9,6 +9,7 @@ pub mod attrs;
 pub mod auth;
 pub mod bootstrap;
 pub mod catalog;
+pub mod definitions;
 pub mod discovery;
 pub mod encoding;
 pub mod filter;
@@ -24,6 +25,8 @@ mod routes;
 pub mod server;
 pub mod strategy;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
 pub use registry::{Registry, RegistryConfig};

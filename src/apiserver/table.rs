@@ -66,20 +66,7 @@ pub fn of_entry(
 
 /// A table of rows that were made before.
 pub fn of_rows(resource: &Resource, meta: &ListMeta, rows: Vec<Value>) -> Value {
-    let columns: Vec<Value> = resource
-        .strategy
-        .columns()
-        .iter()
-        .map(|column| {
-            json!({
-                "name": column.name,
-                "type": column.kind,
-                "format": column.format,
-                "description": column.description,
-                "priority": column.priority,
-            })
-        })
-        .collect();
+    let columns = resource.strategy.column_definitions();
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",

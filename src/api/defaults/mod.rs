@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** every function is idempotent, and never changes what was said.
 
+mod machinery;
 mod network;
 mod pod;
 mod storage;
@@ -31,6 +32,16 @@ pub fn of(kind: &Kind) -> fn(&mut Object) {
         ("", _, "PersistentVolume") => storage::persistent_volume,
         ("", _, "PersistentVolumeClaim") => storage::claim,
         ("", _, "ReplicationController") => workload::replication_controller,
+        ("admissionregistration.k8s.io", _, kind) => match kind {
+            "ValidatingWebhookConfiguration" => machinery::validating_webhooks,
+            "MutatingWebhookConfiguration" => machinery::mutating_webhooks,
+            "ValidatingAdmissionPolicy" | "MutatingAdmissionPolicy" => machinery::policy,
+            _ => machinery::policy_binding,
+        },
+        ("apiregistration.k8s.io", _, _) => machinery::api_service,
+        ("flowcontrol.apiserver.k8s.io", _, "FlowSchema") => machinery::flow_schema,
+        ("flowcontrol.apiserver.k8s.io", _, _) => machinery::priority_level,
+        ("apiextensions.k8s.io", _, _) => super::custom::definition::default,
         ("apps", _, "Deployment") => workload::deployment,
         ("apps", _, "ReplicaSet") => workload::replica_set,
         ("apps", _, "StatefulSet") => workload::stateful_set,

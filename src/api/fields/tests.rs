@@ -12,6 +12,7 @@ const DEPLOYMENT: Expected<'static> = Expected {
     version: "v1",
     kind: "Deployment",
     schema: "io.k8s.api.apps.v1.Deployment",
+    custom: None,
 };
 
 fn node() -> Node<'static> {

@@ -46,6 +46,8 @@ fn row(
         selectable: Cow::Borrowed(&[]),
         schema: schema.into(),
         storage: storage.into(),
+        list: Cow::Borrowed(""),
+        custom: None,
     }
 }
 

@@ -8,11 +8,14 @@ mod subresource;
 mod table;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 pub use subresource::{Subresource, SubresourceKind};
 pub use table::{GroupVersions, KindTable};
+
+use super::custom::Custom;
 
 type Str = Cow<'static, str>;
 
@@ -65,6 +68,10 @@ pub struct Kind {
     /// First element of the keys under which its objects are stored, as `apps/deployments`;
     /// versions of one kind share it.
     pub storage: Str,
+    /// `kind` of its lists, where it is not the kind with `List` behind.
+    pub list: Str,
+    /// What a definition says of it, for a custom kind.
+    pub custom: Option<Arc<Custom>>,
 }
 
 impl Kind {
@@ -79,7 +86,7 @@ impl Kind {
 
     /// `kind` of its lists: `DeploymentList`.
     pub fn list_kind(&self) -> String {
-        format!("{}List", self.kind)
+        if self.list.is_empty() { format!("{}List", self.kind) } else { self.list.to_string() }
     }
 
     /// The verbs of the main resource, as discovery tells them.

@@ -117,7 +117,8 @@ fn groups(rows: &[Arc<Kind>]) -> Vec<GroupVersions> {
     }
     // A stable sort: groups of one priority by name, as Kubernetes does for custom resources.
     groups.sort_by(|a, b| {
-        group_priority(&b.group).cmp(&group_priority(&a.group)).then(a.group.cmp(&b.group))
+        let rank = |group: &str| (group.is_empty(), group_priority(group));
+        rank(&b.group).cmp(&rank(&a.group)).then(a.group.cmp(&b.group))
     });
     groups
 }
@@ -172,7 +173,7 @@ mod tests {
     fn groups_come_in_the_order_of_kubernetes_discovery() {
         let table = KindTable::builtin();
         let names: Vec<&str> = table.groups().iter().map(|g| g.group.as_str()).collect();
-        assert_eq!(names[..4], ["", "apps", "events.k8s.io", "authentication.k8s.io"]);
+        assert_eq!(names[..4], ["", "apiregistration.k8s.io", "apps", "events.k8s.io"]);
         let autoscaling = table.groups().iter().find(|g| g.group == "autoscaling");
         assert_eq!(autoscaling.map(|g| g.versions.clone()), Some(vec!["v2".into(), "v1".into()]));
     }

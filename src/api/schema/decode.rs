@@ -15,6 +15,7 @@ use serde_json::{Map, Number, Value};
 
 use super::{Schema, Shape, Type, scalar};
 use crate::api::Object;
+use crate::api::custom::Custom;
 use crate::api::kinds::Kind;
 use crate::api::quantity::Quantity;
 use crate::api::status::ApiError;
@@ -61,11 +62,19 @@ pub struct Expected<'a> {
     pub kind: &'a str,
     /// The type in the schema.
     pub schema: &'a str,
+    /// What its definition says of it, for a custom kind.
+    pub custom: Option<&'a Custom>,
 }
 
 impl<'a> From<&'a Kind> for Expected<'a> {
     fn from(kind: &'a Kind) -> Self {
-        Self { group: &kind.group, version: &kind.version, kind: &kind.kind, schema: &kind.schema }
+        Self {
+            group: &kind.group,
+            version: &kind.version,
+            kind: &kind.kind,
+            schema: &kind.schema,
+            custom: kind.custom.as_deref(),
+        }
     }
 }
 
@@ -103,7 +112,7 @@ pub fn decode<'a>(
 ) -> Result<(Object, Vec<String>), ApiError> {
     let expected = expected.into();
     let mut state = State::default();
-    let shape = root_shape(expected.schema);
+    let shape = root_shape(expected);
     let seed = |state| Seed { state, shape: &shape, schema: Schema::builtin() };
     let decoded = match format {
         Format::Json => {
@@ -143,7 +152,7 @@ pub fn normalize<'a>(
 ) -> Result<(Object, Vec<String>), ApiError> {
     let expected = expected.into();
     let mut state = State::default();
-    let shape = root_shape(expected.schema);
+    let shape = root_shape(expected);
     let seed = Seed { state: &mut state, shape: &shape, schema: Schema::builtin() };
     let value = seed.deserialize(object).map_err(|e| ApiError::bad_request(e.to_string()))?;
     finish(expected, value, state, validation)
@@ -183,8 +192,11 @@ pub fn yaml_with_duplicates(bytes: &[u8]) -> Result<(Value, Option<String>), Str
     Ok((value, again.then(|| yaml_duplicate(bytes)).flatten()))
 }
 
-fn root_shape(schema: &str) -> Shape {
-    match Schema::builtin().by_name.get(schema) {
+fn root_shape(expected: Expected<'_>) -> Shape {
+    if expected.custom.is_some() {
+        return Shape::Any;
+    }
+    match Schema::builtin().by_name.get(expected.schema) {
         Some(id) => Shape::Type(*id),
         None => Shape::Object,
     }
@@ -230,7 +242,13 @@ fn finish(
     if let Some(why) = state.failure {
         return Err(expected.refuse(&value, &why));
     }
-    let strict = state.strict;
+    let mut strict = state.strict;
+    if let Some(custom) = expected.custom {
+        strict.extend(custom.prune(&mut value).iter().map(|at| format!("unknown field {at:?}")));
+        let told = metadata(&mut value).map_err(|why| expected.refuse(&value, &why))?;
+        strict.extend(told);
+        strict.truncate(STRICT_ERRORS_MAX);
+    }
     match validation {
         FieldValidation::Strict if !strict.is_empty() => {
             let why = format!("strict decoding error: {}", strict.join(", "));
@@ -238,6 +256,24 @@ fn finish(
         }
         FieldValidation::Warn => Ok((value, strict)),
         _ => Ok((value, Vec::new())),
+    }
+}
+
+/// The metadata of a custom object, as its own type reads it. Answers what is unknown in it.
+fn metadata(object: &mut Value) -> Result<Vec<String>, String> {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let schema = Schema::builtin();
+    let (Some(id), Some(sent)) = (schema.by_name.get(META), object.get_mut("metadata")) else {
+        return Ok(Vec::new());
+    };
+    let shape = Shape::Type(*id);
+    let mut state = State::default();
+    state.at.push(Step::Field("ObjectMeta", "metadata"));
+    let read = Seed { state: &mut state, shape: &shape, schema }.deserialize(sent.take());
+    *sent = read.map_err(|error| error.to_string())?;
+    match state.failure {
+        Some(why) => Err(why),
+        None => Ok(state.strict),
     }
 }
 

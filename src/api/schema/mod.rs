@@ -151,6 +151,32 @@ impl Schema {
         &self.types
     }
 
+    /// A type of another schema, with all that it refers to, is added. Answers the shape that
+    /// refers to it; any object where the other schema has no such type.
+    pub fn import(&mut self, from: &Self, name: &str) -> Shape {
+        let Some(of) = from.get(name) else { return Shape::Deduced };
+        if let Some(id) = self.by_name.get(name) {
+            return Shape::Type(*id);
+        }
+        // Its place is taken first, so that a type may refer to itself.
+        let id = self.push(Type { fields: Box::default(), ..of.clone() });
+        let mut fields = of.fields.clone();
+        for field in &mut fields {
+            field.shape = self.imported(from, &field.shape);
+        }
+        self.types[id.0 as usize].fields = fields;
+        Shape::Type(id)
+    }
+
+    fn imported(&mut self, from: &Self, shape: &Shape) -> Shape {
+        match shape {
+            Shape::List(inner) => Shape::List(Box::new(self.imported(from, inner))),
+            Shape::Map(inner) => Shape::Map(Box::new(self.imported(from, inner))),
+            Shape::Type(id) => self.import(from, &from.type_of(*id).name),
+            plain => plain.clone(),
+        }
+    }
+
     /// A type is added; types that refer to it do so by what this answers.
     pub fn push(&mut self, of: Type) -> TypeId {
         let id =

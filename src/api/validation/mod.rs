@@ -6,6 +6,7 @@
 
 mod config;
 mod container;
+pub mod machinery;
 mod network;
 mod pod;
 mod volume;

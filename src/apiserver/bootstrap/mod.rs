@@ -25,6 +25,7 @@ pub(super) use roles::node_rules;
 /// # Errors
 /// What the registry refused.
 pub async fn reconcile(registry: &Registry, config: &BootstrapConfig) -> Result<(), ApiError> {
+    registry.load_definitions().await?;
     let mut wanted = objects::objects(config);
     wanted.extend(roles::cluster_roles());
     wanted.extend(roles::cluster_role_bindings());

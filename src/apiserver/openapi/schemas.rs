@@ -19,6 +19,13 @@ pub(super) fn of(kinds: &[&Arc<Kind>], dialect: Dialect) -> Map<String, Value> {
     }
     let mut wanted: Vec<String> = vec![format!("{META}DeleteOptions"), format!("{META}Status")];
     for kind in kinds {
+        if let Some(custom) = &kind.custom {
+            let metadata = json!({
+                "$ref": format!("#/components/schemas/{META}ObjectMeta"),
+                "description": "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata",
+            });
+            all.insert(kind.schema.to_string(), custom.published(metadata));
+        }
         if let Some(schema) = all.get_mut(&*kind.schema) {
             schema["x-kubernetes-group-version-kind"] =
                 json!([{"group": kind.group, "version": kind.version, "kind": kind.kind}]);

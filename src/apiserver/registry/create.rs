@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Call, Registry, Written, store_error, ttl};
 use crate::api::Object;
-use crate::api::status::ApiError;
+use crate::api::status::{ApiError, Reason};
 use crate::apiserver::admission::Operation;
 use crate::apiserver::catalog::Resource;
 use crate::apiserver::registry::meta;
@@ -27,6 +27,15 @@ impl Registry {
         mut object: Object,
     ) -> Result<Written, ApiError> {
         let strategy = &resource.strategy;
+        if resource.kind.custom.as_ref().is_some_and(|custom| custom.terminating) {
+            return Err(ApiError::new(
+                Reason::MethodNotAllowed,
+                format!(
+                    "create not allowed while custom resource definition is terminating ({}.{})",
+                    resource.kind.plural, resource.kind.group
+                ),
+            ));
+        }
         let sent = object["metadata"].get("managedFields").cloned();
         let mut generated = self.prepare_new(resource, namespace, &mut object)?;
         if let (crate::api::fields::Operation::Apply, Some(managers)) = (call.operation, sent) {
@@ -62,6 +71,9 @@ impl Registry {
         };
         if let (Some(reservation), false) = (reservation, call.dry_run) {
             reservation.keep();
+            if let Some(hook) = self.hook(resource) {
+                hook.written(&object);
+            }
         }
         Ok(Written { created: true, warnings, ..Written::stored(entry) })
     }

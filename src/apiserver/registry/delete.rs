@@ -167,8 +167,10 @@ impl Registry {
         };
         match self.store.write(write).await {
             Ok(entry) => {
-                if let (false, Some(hook)) = (stays, self.hook(resource)) {
-                    hook.release(old);
+                match self.hook(resource) {
+                    Some(hook) if stays => hook.written(&new),
+                    Some(hook) => hook.release(old),
+                    None => {}
                 }
                 Ok(Some(Written { deleted: !stays, ..Written::stored(entry) }))
             }

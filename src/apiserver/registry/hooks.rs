@@ -28,6 +28,11 @@ pub trait Hook: Send + Sync + 'static {
         dry_run: bool,
     ) -> Result<Box<dyn Reservation>, ApiError>;
 
+    /// The object is stored as it is now.
+    fn written(&self, object: &Object) {
+        let _ = object;
+    }
+
     /// The object is gone: give back what it had.
     fn release(&self, object: &Object);
 }

@@ -33,6 +33,7 @@ pub use delete::DeleteOptions;
 pub use hooks::{Hook, Reservation};
 
 use super::catalog::{Catalog, Resource, Strategies};
+use super::definitions::{DEFINITIONS, Definitions};
 use super::encoding;
 use super::strategy::Part;
 use super::watch::Hubs;
@@ -63,6 +64,8 @@ pub struct Registry {
     pub(super) clock: SharedClock,
     pub(super) hubs: Hubs,
     catalog: ArcSwap<Catalog>,
+    /// Held while the catalog is changed.
+    changing: Mutex<()>,
     strategies: Strategies,
     rng: Mutex<Rng>,
     hooks: HashMap<String, Arc<dyn Hook>>,
@@ -82,13 +85,19 @@ pub struct Change {
 impl Registry {
     /// A registry over a store, without hooks.
     pub fn new(config: RegistryConfig) -> Arc<Self> {
-        Arc::new(Self::plain(config))
+        Self::with_hooks(config, HashMap::new())
     }
 
     /// A registry whose writes of the resources `GROUP/PLURAL` (`/services` for the core group)
     /// go through hooks.
     pub fn with_hooks(config: RegistryConfig, hooks: HashMap<String, Arc<dyn Hook>>) -> Arc<Self> {
-        Arc::new(Self { hooks, ..Self::plain(config) })
+        Arc::new_cyclic(|me| {
+            let mut hooks = hooks;
+            let (group, plural) = DEFINITIONS;
+            let definitions = Definitions::new(me.clone());
+            hooks.insert(format!("{group}/{plural}"), Arc::new(definitions));
+            Self { hooks, ..Self::plain(config) }
+        })
     }
 
     fn plain(config: RegistryConfig) -> Self {
@@ -98,6 +107,7 @@ impl Registry {
             store: config.store,
             clock: config.clock,
             catalog: ArcSwap::from_pointee(catalog),
+            changing: Mutex::new(()),
             strategies: config.strategies,
             rng: Mutex::new(config.rng),
             hooks: HashMap::new(),
@@ -112,6 +122,20 @@ impl Registry {
     /// Serve the kinds of `table` from now on.
     pub fn serve(&self, table: KindTable) {
         self.catalog.store(Arc::new(Catalog::new(table, &self.strategies)));
+    }
+
+    /// Serve the kinds that `change` makes of those that are served now.
+    pub(super) fn change_table(&self, change: &dyn Fn(&KindTable) -> KindTable) {
+        let _one_at_a_time = self.changing.lock();
+        self.serve(change(self.catalog.load().table()));
+    }
+
+    /// What is stored is as a hook sees it written.
+    pub(super) fn defined(&self, object: &Object) {
+        let (group, plural) = DEFINITIONS;
+        if let Some(hook) = self.hooks.get(&format!("{group}/{plural}")) {
+            hook.written(object);
+        }
     }
 
     /// The newest revision that can be read.

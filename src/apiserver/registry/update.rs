@@ -188,8 +188,10 @@ impl Registry {
                 if let Some(reservation) = reservation {
                     reservation.keep();
                 }
-                if let (true, Some(hook)) = (gone, self.hook(resource)) {
-                    hook.release(new);
+                match self.hook(resource) {
+                    Some(hook) if gone => hook.release(new),
+                    Some(hook) => hook.written(new),
+                    None => {}
                 }
                 Ok(Some(Written { warnings, deleted: gone, ..Written::stored(entry) }))
             }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Answered, Context, not_allowed, subresource, write};
 use crate::api::Object;
+use crate::api::custom::{at, put_at};
 use crate::api::kinds::Subresource;
 use crate::api::patch;
 use crate::api::schema;
@@ -28,7 +29,7 @@ pub(super) async fn serve(
     let scale = match context.attributes.verb.as_str() {
         "get" => {
             let entry = context.registry().entry(target).await?;
-            of_parent(&encoding::decode(resource, &entry)?)
+            of_parent(resource, &encoding::decode(resource, &entry)?)
         }
         "update" => {
             let expected = subresource::expected(resource, Subresource::Scale);
@@ -47,6 +48,7 @@ pub(super) async fn serve(
             kind.version = of.version.into();
             kind.kind = of.kind.into();
             kind.schema = of.schema.into();
+            kind.custom = None;
             let validation = context.field_validation()?;
             let change = |scale: &Object| {
                 let patched = patch::apply(&kind, scale, &bytes, patch_type)?;
@@ -71,12 +73,12 @@ async fn apply(context: &Context, target: Target<'_>, bytes: &[u8]) -> Answered 
         "metadata": {"name": target.name},
     });
     if let Some(replicas) = sent["spec"].get("replicas") {
-        config["spec"] = json!({"replicas": replicas});
+        put_at(&mut config, replicas_path(target.resource), replicas.clone());
     }
     let about = |name: &str| name != "status";
     let change = super::apply::Change { resource: target.resource, config: &config, about: &about };
     let written = change.write(context, target, Some(Part::Main), &|new, _| Ok(new)).await?;
-    let scale = of_parent(&encoding::decode(target.resource, &written.entry)?);
+    let scale = of_parent(target.resource, &encoding::decode(target.resource, &written.entry)?);
     Ok(respond::value(StatusCode::OK, &scale, style).await)
 }
 
@@ -90,7 +92,7 @@ async fn store(
 ) -> Result<Object, ApiError> {
     let call = context.call(context.dry_run()?);
     let parent = |old: &Object| {
-        let before = of_parent(old);
+        let before = of_parent(target.resource, old);
         let scale = change(&before)?;
         check(target, &scale)?;
         for precondition in ["uid", "resourceVersion"] {
@@ -101,12 +103,13 @@ async fn store(
             }
         }
         let mut new = old.clone();
-        new["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
+        let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+        put_at(&mut new, replicas_path(target.resource), replicas.into());
         Ok(new)
     };
     let registry = context.registry();
     let written = registry.update_as(&call, target, Some(Part::Main), false, &parent).await?;
-    Ok(of_parent(&encoding::decode(target.resource, &written.entry)?))
+    Ok(of_parent(target.resource, &encoding::decode(target.resource, &written.entry)?))
 }
 
 fn check(target: Target<'_>, scale: &Object) -> Result<(), ApiError> {
@@ -129,8 +132,15 @@ fn check(target: Target<'_>, scale: &Object) -> Result<(), ApiError> {
     Err(ApiError::invalid("autoscaling", "Scale", target.name, &[error]))
 }
 
+/// Where the replicas stand that are asked for.
+fn replicas_path(resource: &Resource) -> &str {
+    let scale = resource.kind.custom.as_ref().and_then(|custom| custom.scale.as_ref());
+    scale.map_or("spec.replicas", |paths| &paths.spec_replicas)
+}
+
 /// The scale of an object.
-fn of_parent(parent: &Object) -> Object {
+fn of_parent(resource: &Resource, parent: &Object) -> Object {
+    let paths = resource.kind.custom.as_ref().and_then(|custom| custom.scale.as_ref());
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if !parent["metadata"][field].is_null() {
@@ -138,11 +148,15 @@ fn of_parent(parent: &Object) -> Object {
         }
     }
     let mut spec = json!({});
-    if let Some(replicas) = parent["spec"]["replicas"].as_i64().filter(|r| *r != 0) {
+    if let Some(replicas) = at(parent, replicas_path(resource)).as_i64().filter(|r| *r != 0) {
         spec["replicas"] = replicas.into();
     }
-    let mut status = json!({"replicas": parent["status"]["replicas"].as_i64().unwrap_or(0)});
-    let selector = selector_text(&parent["spec"]["selector"]);
+    let ready = at(parent, paths.map_or("status.replicas", |paths| &paths.status_replicas));
+    let mut status = json!({"replicas": ready.as_i64().unwrap_or(0)});
+    let selector = match paths {
+        Some(paths) => at(parent, &paths.selector).as_str().unwrap_or_default().to_owned(),
+        None => selector_text(&parent["spec"]["selector"]),
+    };
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }

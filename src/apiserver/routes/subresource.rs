@@ -117,6 +117,7 @@ pub(super) fn expected<'a>(resource: &'a Resource, subresource: Subresource) -> 
         version: if own { &resource.kind.version } else { of.version },
         kind: of.kind,
         schema: of.schema,
+        custom: None,
     }
 }
 

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use super::custom::{self, CustomKind};
 use super::rules::{BuiltIn, PLAIN, Rules};
-use super::{Strategy, cluster, config, event, network, pod, workload};
+use super::{Strategy, cluster, config, event, machinery, network, pod, workload};
 use crate::api::kinds::Kind;
 use crate::apiserver::catalog::Strategies;
 
 /// Finds the strategy of every built-in kind; any other kind is a plain one.
 pub fn strategies() -> Strategies {
-    Arc::new(|kind: &Kind| Arc::new(BuiltIn::new(kind, rules(kind))) as Arc<dyn Strategy>)
+    Arc::new(|kind: &Kind| match &kind.custom {
+        Some(custom) => Arc::new(CustomKind::new(kind, custom.clone())) as Arc<dyn Strategy>,
+        None => Arc::new(BuiltIn::new(kind, rules(kind))),
+    })
 }
 
 fn rules(kind: &Kind) -> Rules {
@@ -29,6 +33,25 @@ fn rules(kind: &Kind) -> Rules {
         ("", "Secret") => config::SECRET,
         ("", "Service") => network::SERVICE,
         ("", "ServiceAccount") => config::SERVICE_ACCOUNT,
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => {
+            machinery::VALIDATING_POLICY
+        }
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => machinery::MUTATING_POLICY,
+        (
+            "admissionregistration.k8s.io",
+            "ValidatingAdmissionPolicyBinding" | "MutatingAdmissionPolicyBinding",
+        ) => machinery::POLICY_BINDING,
+        ("admissionregistration.k8s.io", _) => machinery::WEBHOOKS,
+        ("apiregistration.k8s.io", _) => machinery::API_SERVICE,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => machinery::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", _) => machinery::PRIORITY_LEVEL,
+        ("networking.k8s.io", "IPAddress") => machinery::IP_ADDRESS,
+        ("networking.k8s.io", "ServiceCIDR") => machinery::SERVICE_CIDR,
+        ("storage.k8s.io", "VolumeAttributesClass") => machinery::ATTRIBUTES_CLASS,
+        ("resource.k8s.io", "ResourceClaim") => machinery::CLAIM,
+        ("resource.k8s.io", "ResourceSlice") => machinery::SLICE,
+        ("resource.k8s.io", _) => machinery::DEVICE_CLASS,
+        ("apiextensions.k8s.io", _) => custom::DEFINITION,
         ("apps", "ControllerRevision") => workload::CONTROLLER_REVISION,
         ("apps", "DaemonSet") => workload::DAEMON_SET,
         ("apps", "Deployment") => workload::DEPLOYMENT,

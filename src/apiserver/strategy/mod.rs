@@ -7,8 +7,10 @@
 mod cells;
 mod cluster;
 mod config;
+mod custom;
 mod event;
 mod kinds;
+mod machinery;
 mod network;
 mod pod;
 mod rules;
@@ -46,6 +48,19 @@ pub struct Column {
     pub description: &'static str,
     /// 0: always shown; 1: with `-o wide`.
     pub priority: u8,
+}
+
+impl Column {
+    /// As a table tells it.
+    pub fn definition(&self) -> Value {
+        serde_json::json!({
+            "name": self.name,
+            "type": self.kind,
+            "format": self.format,
+            "description": self.description,
+            "priority": self.priority,
+        })
+    }
 }
 
 /// How long a deletion waits.
@@ -142,6 +157,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// name and age.
     fn columns(&self) -> &'static [Column] {
         &NAME_AND_AGE
+    }
+
+    /// The same columns as a table tells them.
+    fn column_definitions(&self) -> Vec<Value> {
+        self.columns().iter().map(Column::definition).collect()
     }
 
     /// The cells of one row, a value a column.

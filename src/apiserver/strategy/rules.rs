@@ -92,6 +92,8 @@ pub(super) struct BuiltIn {
     rules: Rules,
     namespaced: bool,
     stored: bool,
+    /// One of Kubernetes' own kinds, not of what extends it.
+    core: bool,
     default: fn(&mut Object),
 }
 
@@ -101,6 +103,7 @@ impl BuiltIn {
             rules,
             namespaced: kind.scope == Scope::Namespaced,
             stored: kind.access == crate::api::kinds::Access::Stored,
+            core: !matches!(&*kind.group, "apiextensions.k8s.io" | "apiregistration.k8s.io"),
             default: defaults::of(kind),
         }
     }
@@ -152,7 +155,8 @@ impl Strategy for BuiltIn {
 
     fn validate(&self, object: &Object) -> Vec<FieldError> {
         let mut errors = match self.stored {
-            true => meta::validate(object, self.namespaced, self.rules.name),
+            true if self.core => meta::validate(object, self.namespaced, self.rules.name),
+            true => meta::validate_any(object, self.namespaced, self.rules.name),
             false => Vec::new(),
         };
         errors.extend((self.rules.validate)(object));
