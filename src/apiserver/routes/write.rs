@@ -30,6 +30,7 @@ const DELETE_OPTIONS: Expected<'static> = Expected {
     version: "v1",
     kind: "DeleteOptions",
     schema: "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+    custom: None,
 };
 
 /// What a body of that media type is written in.
