@@ -142,7 +142,7 @@ pub(super) async fn apply(
         Some(Part::Status) => {
             field == "status" || (field == "metadata" && resource.strategy.status_takes_metadata())
         }
-        _ => !(has_status && field == "status") || !context.attributes.subresource.is_empty(),
+        _ => !(has_status && field == "status" && context.attributes.subresource.is_empty()),
     };
     let target = Target { resource, namespace: context.namespace(resource), name };
     let change = Change { resource, config: &config, about: &about };
