@@ -185,3 +185,75 @@ fn requests_without_rights_are_401_and_403() {
     let told = ask("/api/v1/pods", &["-H", "Authorization: Bearer wrong"]);
     assert!(told.contains("\"code\":401") && told.contains("Unauthorized"), "{told}");
 }
+
+#[test]
+fn a_full_disk_refuses_writes_serves_reads_and_is_over_once_there_is_space() {
+    let cluster = Cluster::start_on_disk_of(48 << 20);
+    cluster.ok(&["create", "configmap", "before", "--from-literal=a=b"]);
+    let filler = cluster.server_dir().join("filler");
+    let mut file = std::fs::File::create(&filler).expect("a file");
+    while std::io::Write::write_all(&mut file, &[0; 1 << 16]).is_ok() {}
+    let large = format!("--from-literal=a={}", "x".repeat(100_000));
+    let told = eventually("the store has no space left", || {
+        let name = format!("m-{}", count());
+        let told = cluster.kubectl(&["create", "configmap", &name, &large]);
+        (!told.succeeded).then_some(told.text)
+    });
+    assert!(told.contains("free some space on the store's disk"), "{told}");
+    assert!(cluster.ok(&["get", "configmap", "before", "-o", "jsonpath={.data.a}"]).contains('b'));
+    drop(file);
+    std::fs::remove_file(&filler).expect("removed");
+    eventually("writes go on", || {
+        cluster.kubectl(&["create", "configmap", "after", &large]).succeeded.then_some(())
+    });
+    cluster.ok(&["get", "configmap", "before", "after"]);
+}
+
+fn count() -> usize {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    COUNT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A certificate for `system:masters` from the cluster's own CA that ended yesterday.
+fn expired_identity(cluster: &Cluster) -> (String, String) {
+    let pki = cluster.server_dir().join("pki");
+    let read = |name: &str| std::fs::read_to_string(pki.join(name)).expect("the CA's files");
+    let key = rcgen::KeyPair::from_pem(&read("ca.key")).expect("a key");
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&read("ca.crt"), key).expect("a CA");
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "late");
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
+    params.extended_key_usages.push(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
+    let yesterday = time::OffsetDateTime::now_utc() - time::Duration::days(1);
+    params.not_before = yesterday - time::Duration::days(1);
+    params.not_after = yesterday;
+    let own = rcgen::KeyPair::generate().expect("a key");
+    let certificate = params.signed_by(&own, &issuer).expect("a certificate");
+    (certificate.pem(), own.serialize_pem())
+}
+
+#[test]
+fn an_expired_certificate_is_told_by_name_and_disturbs_nobody() {
+    let cluster = Cluster::start();
+    let (certificate, key) = expired_identity(&cluster);
+    let write = |name: &str, text: &str| {
+        let path = cluster.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let (crt, key) = (write("late.crt", &certificate), write("late.key", &key));
+    let config = std::fs::read_to_string(cluster.kubeconfig()).expect("a kubeconfig");
+    let kept = config.lines().filter(|line| !line.contains("client-"));
+    let late = kept.collect::<Vec<_>>().join("\n").replace(
+        "  user:\n",
+        &format!("  user:\n    client-certificate: {crt}\n    client-key: {key}\n"),
+    );
+    let late = write("late.kubeconfig", &late);
+    let told = coracle(&["get", "pods", "--kubeconfig", &late]);
+    assert_eq!(told.code, Some(1), "{}", told.text);
+    assert!(told.text.contains("expired") && told.text.contains("late"), "{}", told.text);
+    let told = cluster.kubectl(&["get", "pods", "--kubeconfig", &late]);
+    assert!(!told.succeeded && told.text.contains("expired certificate"), "{}", told.text);
+    cluster.ok(&["get", "pods"]);
+}

@@ -106,6 +106,86 @@ fn two_pods_on_one_port_are_each_reached_by_address_and_service() {
     assert!(!said.succeeded, "{}", said.text);
 }
 
+const ECHO: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: echo}
+spec:
+  selector: {matchLabels: {app: echo}}
+  template:
+    metadata: {labels: {app: echo}}
+    spec:
+      containers:
+      - name: a
+        image: coracle.dev/samples/udp-echo:v1
+        ports: [{containerPort: 7007, protocol: UDP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  type: NodePort
+  selector: {app: echo}
+  ports: [{port: 53, targetPort: 7007, protocol: UDP}]
+";
+
+#[test]
+fn datagrams_reach_pods_by_address_service_node_port_and_across_nodes() {
+    let mut cluster = Cluster::start();
+    cluster.start_agent(0);
+    cluster.agents_get(&["--host-address", "127.0.0.2"]);
+    cluster.start_agent(1);
+    cluster.wait_for_nodes(2);
+    cluster.apply(ECHO);
+    cluster.wait_for("ds/echo", ".status.numberReady", "2");
+    let pods = cluster.ok(&["get", "pods", "-l", "app=echo", "-o", "jsonpath={..podIP}"]);
+    let pods: Vec<&str> = pods.split_whitespace().collect();
+    assert_eq!(pods.len(), 2);
+    // One of the two lies on the other node, wherever the tool runs.
+    for (index, ip) in pods.into_iter().enumerate() {
+        let said = tool(&cluster, &format!("p{index}"), &["nc", "-u", ip, "7007", "to a pod"]);
+        assert!(said.succeeded && said.text == "to a pod", "{ip}: {}", said.text);
+    }
+    let said = tool(&cluster, "s", &["nc", "-u", "echo.default.svc", "53", "to a Service"]);
+    assert!(said.succeeded && said.text == "to a Service", "{}", said.text);
+    let port = cluster.ok(&["get", "svc", "echo", "-o", "jsonpath={.spec.ports[0].nodePort}"]);
+    for host in ["127.0.0.1", "127.0.0.2"] {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).expect("a timeout");
+        let said = eventually(&format!("the node port of {host} echoes"), || {
+            socket.send_to(b"to a node port", format!("{host}:{port}")).ok()?;
+            let mut buffer = [0; 100];
+            let (length, _) = socket.recv_from(&mut buffer).ok()?;
+            Some(buffer[..length].to_vec())
+        });
+        assert_eq!(said, b"to a node port");
+    }
+}
+
+#[test]
+fn the_cluster_dns_address_answers_raw_queries_as_name_lookup_does() {
+    let cluster = Cluster::with_agents(1);
+    cluster.apply(PAIR);
+    cluster.ok(&["wait", "--for=condition=Ready", "pod/handler", "pod/sockets", "--timeout=80s"]);
+    let resolver = cluster.ok(&["get", "svc", "-n", "kube-system", "kube-dns", "-o", IP]);
+    let resolver = resolver.trim();
+    let service = cluster.ok(&["get", "svc", "sockets", "-o", IP]);
+    for (name, asked, wanted) in [
+        ("r1", "sockets.default.svc.cluster.local", service.as_str()),
+        ("r2", "headless.default.svc.cluster.local", &ip(&cluster, "pod/sockets")),
+        ("r3", "kubernetes.default.svc.cluster.local", "10.43.0.1"),
+    ] {
+        let raw = tool(&cluster, name, &["nslookup", asked, resolver]);
+        assert!(raw.succeeded && raw.text.contains(wanted), "{asked}: {}", raw.text);
+        let looked_up = tool(&cluster, &format!("{name}-lookup"), &["nslookup", asked]);
+        assert_eq!(raw.text, looked_up.text);
+    }
+    let said = tool(&cluster, "r4", &["nslookup", "nobody.default.svc.cluster.local", resolver]);
+    assert!(!said.succeeded && said.text.contains("NXDOMAIN"), "{}", said.text);
+}
+
+const IP: &str = "jsonpath={.spec.clusterIP}";
+
 #[test]
 fn no_host_socket_stands_behind_a_pod_address() {
     let cluster = Cluster::with_agents(1);

@@ -8,10 +8,19 @@
 # The guests are for wasm32-unknown-unknown (components, by the wasip2 crate) and wasm32-wasip1
 # (core modules). With a rustup toolchain that has both targets that one is used; else Debian's:
 #   apt-get install rustc-web cargo-web rust-web-src lld-19 wasi-libc
+#
+# The compiler's names for things depend on where the sources lie, so they are built from a copy in
+# one place that is the same everywhere.
 set -euo pipefail
 cd "$(dirname "$0")"
 check=${1:-}
-target=${CORACLE_SAMPLES_TARGET:-$PWD/target}
+here=$PWD
+place=/tmp/coracle-wasm-samples
+target=$place/target
+mkdir -p "$place"
+find "$place" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} +
+tar -c --exclude ./target --exclude '*.wasm' . | tar -x -C "$place"
+cd "$place"
 components="hello-http greeter counter-tcp udp-echo spin memhog toolbox"
 modules="batch"
 
@@ -58,11 +67,11 @@ if [ "$check" = --check ]; then
   fi
   failed=0
   for name in $components $modules; do
-    cmp "$out/$name.wasm" "$name/$name.wasm" || failed=1
+    cmp "$out/$name.wasm" "$here/$name/$name.wasm" || failed=1
   done
   [ $failed = 0 ] && echo "the same as committed"
   exit $failed
 fi
-for name in $components $modules; do cp "$out/$name.wasm" "$name/$name.wasm"; done
-echo "$toolchain" > toolchain.txt
-ls -l ./*/*.wasm
+for name in $components $modules; do cp "$out/$name.wasm" "$here/$name/$name.wasm"; done
+echo "$toolchain" > "$here/toolchain.txt"
+ls -l "$here"/*/*.wasm

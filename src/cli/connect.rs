@@ -7,13 +7,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use jiff::Timestamp;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::call::Connection;
 use super::duration;
 use super::failure::Failure;
+use crate::link::identity::{Facts, certificates_from_pem};
 
 const DATA_DIR: &str = "coracle-data/kubeconfig";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -159,6 +163,7 @@ pub async fn connect(args: &ConnectionArgs) -> Result<Connection, Failure> {
             (config, origin)
         }
     };
+    still_valid(&config, &origin)?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.write_timeout = None;
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
@@ -167,6 +172,31 @@ pub async fn connect(args: &ConnectionArgs) -> Result<Connection, Failure> {
         Failure::other(format!("the kubeconfig {origin} cannot be used: {}", first_line(&error)))
     })?;
     Ok(Connection::new(client, namespace, &url, origin, args.request_timeout))
+}
+
+/// The server answers a certificate that has ended with 401, as it would any stranger; why is
+/// known here.
+///
+/// # Errors
+/// The client certificate is past its time. One that cannot be read is left to the client itself.
+fn still_valid(config: &Config, origin: &str) -> Result<(), Failure> {
+    let user = &config.auth_info;
+    let pem = match (&user.client_certificate_data, &user.client_certificate) {
+        (Some(data), _) => STANDARD.decode(data).ok(),
+        (None, Some(file)) => std::fs::read(file).ok(),
+        (None, None) => None,
+    };
+    let pem = pem.and_then(|pem| String::from_utf8(pem).ok());
+    let certificates = pem.and_then(|pem| certificates_from_pem(&pem).ok()).unwrap_or_default();
+    let Some(facts) = certificates.first().and_then(|der| Facts::read(der).ok()) else {
+        return Ok(());
+    };
+    facts.check_validity(Timestamp::now()).map_err(|error| {
+        Failure::other(format!(
+            "the kubeconfig {origin} cannot be used: {error}; take the kubeconfig that `coracle \
+             server` writes into its data directory"
+        ))
+    })
 }
 
 #[cfg(test)]

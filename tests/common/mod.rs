@@ -13,6 +13,8 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// A cluster. Its processes end with it.
 pub struct Cluster {
     dir: tempfile::TempDir,
+    /// Whether the server's folder is a disk of its own.
+    mounted: bool,
     server: Option<Child>,
     server_args: Vec<String>,
     agents: Vec<Option<Child>>,
@@ -27,13 +29,31 @@ impl Cluster {
 
     /// The same with further flags for the server.
     pub fn start_with(server_args: &[&str]) -> Self {
-        let mut cluster = Self {
+        let mut cluster = Self::not_started(server_args);
+        cluster.start_server("127.0.0.1:0");
+        cluster
+    }
+
+    fn not_started(server_args: &[&str]) -> Self {
+        Self {
             dir: tempfile::tempdir().expect("a temporary folder"),
+            mounted: false,
             server: None,
             server_args: server_args.iter().map(|&a| a.to_owned()).collect(),
             agents: Vec::new(),
             agent_args: Vec::new(),
-        };
+        }
+    }
+
+    /// A server whose data directory is a disk of its own, of so many bytes. Needs root.
+    pub fn start_on_disk_of(bytes: u64) -> Self {
+        let mut cluster = Self::not_started(&[]);
+        std::fs::create_dir(cluster.server_dir()).expect("a folder");
+        let size = format!("size={bytes}");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(cluster.server_dir());
+        assert!(mount.status().expect("mount").success(), "a disk of its own (as root)");
+        cluster.mounted = true;
         cluster.start_server("127.0.0.1:0");
         cluster
     }
@@ -252,6 +272,9 @@ impl Drop for Cluster {
             kill(agent.take());
         }
         kill(self.server.take());
+        if self.mounted {
+            let _ = Command::new("umount").arg(self.server_dir()).status();
+        }
     }
 }
 

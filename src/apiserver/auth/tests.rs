@@ -110,6 +110,7 @@ impl Cluster {
         let cluster = Self::empty().await;
         let config = BootstrapConfig {
             service_ip: "10.43.0.1".parse().expect("an address"),
+            dns_ip: "10.43.0.10".parse().expect("an address"),
             virtual_address: "198.18.0.1:6443".parse().expect("an address"),
             server_url: "https://127.0.0.1:6443".to_owned(),
             ca_pem: "CA".to_owned(),

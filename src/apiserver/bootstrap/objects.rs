@@ -12,6 +12,8 @@ pub const NETWORK_ACCOUNT: (&str, &str) = ("kube-system", "coracle-net");
 pub struct BootstrapConfig {
     /// `spec.clusterIP` of `default/kubernetes`: the first address of the Service CIDR.
     pub service_ip: IpAddr,
+    /// Where the nodes answer DNS: `spec.clusterIP` of `kube-system/kube-dns`.
+    pub dns_ip: IpAddr,
     /// Where every pod reaches the API server; not an address of any machine.
     pub virtual_address: SocketAddr,
     /// The URL that `kube-public/cluster-info` tells.
@@ -28,6 +30,7 @@ pub fn objects(config: &BootstrapConfig) -> Vec<Value> {
         .collect();
     all.extend(priority_classes());
     all.extend(kubernetes_service(config));
+    all.push(dns_service(config));
     all.push(json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -102,6 +105,26 @@ fn kubernetes_service(config: &BootstrapConfig) -> Vec<Value> {
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
     vec![service, endpoints, slice]
+}
+
+/// `kube-system/kube-dns`, where clients look for the resolver's address. It has neither selector
+/// nor endpoints: every node answers at that address itself.
+fn dns_service(config: &BootstrapConfig) -> Value {
+    let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "protocol": protocol});
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kube-dns",
+            "namespace": "kube-system",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": config.dns_ip,
+            "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")],
+        },
+    })
 }
 
 /// A kubeconfig without credentials, by which a joining client finds the cluster and its CA.

@@ -42,6 +42,8 @@ use crate::store::redb::{self, RedbConfig, RedbStore};
 /// What the Service range is; `kubernetes` has its first address.
 const SERVICE_CIDR: &str = "10.43.0.0/16";
 const SERVICE_IP: &str = "10.43.0.1";
+/// What agents take for the cluster's DNS address unless told otherwise.
+const DNS_IP: &str = "10.43.0.10";
 /// What stands for the API server inside the virtual network.
 const VIRTUAL_ADDRESS: &str = "198.18.0.1:6443";
 /// Connections past these wait to be accepted.
@@ -67,6 +69,7 @@ pub async fn run(config: ServerConfig, shutdown: Shutdown) -> anyhow::Result<()>
     let ca_pem = keys.ca.certificate_pem().to_owned();
     let bootstrap_config = BootstrapConfig {
         service_ip: SERVICE_IP.parse().expect("a literal address"),
+        dns_ip: DNS_IP.parse().expect("a literal address"),
         virtual_address: VIRTUAL_ADDRESS.parse().expect("a literal address"),
         server_url: url.clone(),
         ca_pem: ca_pem.clone(),

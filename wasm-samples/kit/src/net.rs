@@ -155,6 +155,15 @@ impl Udp {
         Ok(Self { incoming, outgoing, _socket: socket })
     }
 
+    /// Sends one datagram to a host and waits for the first that comes back.
+    pub fn exchange(data: &[u8], host: &str, port: u16) -> Result<Vec<u8>, String> {
+        let [address, ..] = resolve(host)?[..] else { return Err(format!("{host} has no address")) };
+        let socket = Self::bind(0)?;
+        socket.send(data, with_port(address, port).1)?;
+        let answer = socket.receive()?.into_iter().next();
+        answer.map(|datagram| datagram.data).ok_or_else(|| format!("{host} sent nothing"))
+    }
+
     /// Waits for datagrams.
     pub fn receive(&self) -> Result<Vec<IncomingDatagram>, String> {
         loop {

@@ -1,9 +1,11 @@
 //! A few everyday tools in one component, chosen by the first argument (or the last part of its
 //! path): `ls cat env echo sleep wget nslookup nc true false`.
 
+mod dns;
+
 use std::fmt::Write as _;
 
-use kit::net::{Stream, display, resolve};
+use kit::net::{Stream, Udp, display, resolve};
 
 struct Toolbox;
 
@@ -168,9 +170,13 @@ fn wget(args: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
+/// `nslookup NAME` asks as every program does; `nslookup NAME SERVER` sends a query of its own.
 fn nslookup(args: &[&str]) -> Result<(), String> {
-    let [name] = args else { return Err("usage: nslookup NAME".to_string()) };
-    let addresses = resolve(name)?;
+    let (name, addresses) = match args {
+        [name] => (name, resolve(name)?),
+        [name, server] => (name, dns::ask(name, server)?),
+        _ => return Err("usage: nslookup NAME [SERVER]".to_string()),
+    };
     let mut text = format!("Name:\t{name}\n");
     for address in &addresses {
         let _ = writeln!(text, "Address: {}", display(address));
@@ -180,14 +186,26 @@ fn nslookup(args: &[&str]) -> Result<(), String> {
 }
 
 /// `nc HOST PORT [WORDS…]`: sends the words as a line, or else standard input, and prints what
-/// comes back; `nc -z HOST PORT` only connects.
+/// comes back; `nc -z HOST PORT` only connects; `nc -u HOST PORT WORDS…` sends the words as a
+/// datagram and prints the first that comes back.
 fn nc(args: &[&str]) -> Result<(), String> {
-    let usage = || "usage: nc [-z] HOST PORT [WORDS…]".to_string();
-    let (only_connect, args) = match args.split_first() {
-        Some((&"-z", rest)) => (true, rest),
-        _ => (false, args),
+    let usage = || "usage: nc [-z|-u] HOST PORT [WORDS…]".to_string();
+    let (option, args) = match args.split_first() {
+        Some((option, rest)) if option.starts_with('-') => (Some(*option), rest),
+        _ => (None, args),
     };
     let [host, port, words @ ..] = args else { return Err(usage()) };
+    let only_connect = match option {
+        None => false,
+        Some("-z") => true,
+        Some("-u") => {
+            let port = port.parse().map_err(|_| usage())?;
+            let answer = Udp::exchange(words.join(" ").as_bytes(), host, port)?;
+            kit::print_bytes(&answer);
+            return Ok(());
+        }
+        Some(_) => return Err(usage()),
+    };
     let stream = Stream::connect(host, port.parse().map_err(|_| usage())?)?;
     if only_connect {
         return Ok(());
