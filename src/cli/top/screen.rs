@@ -264,6 +264,7 @@ mod tests {
         let mut screen = Screen::new(samples::picture(), true);
         assert_eq!(pod(&screen), "batch");
         press(&mut screen, KeyCode::Down);
+        press(&mut screen, KeyCode::Down);
         assert_eq!(pod(&screen), "greeter-5f9-q2x");
         press(&mut screen, KeyCode::Right);
         assert_eq!(screen.cursor.node.as_deref(), Some("demo-worker-2"));
@@ -279,6 +280,7 @@ mod tests {
     fn scaling_acts_on_the_deployment_of_the_pod_under_the_cursor() {
         let mut screen = Screen::new(samples::picture(), true);
         press(&mut screen, KeyCode::Down);
+        press(&mut screen, KeyCode::Down);
         let scale =
             |replicas| Some(Action::Scale { deployment: Key::new("default", "greeter"), replicas });
         assert_eq!(press(&mut screen, KeyCode::Char('+')), scale(3));
@@ -289,6 +291,7 @@ mod tests {
     #[test]
     fn the_deployment_stays_when_its_last_pod_goes() {
         let mut screen = Screen::new(samples::picture(), true);
+        press(&mut screen, KeyCode::Down);
         press(&mut screen, KeyCode::Down);
         let mut observed = samples::observed();
         observed.pods.retain(|pod| !pod.key.name.starts_with("greeter"));
