@@ -102,3 +102,17 @@ fn plans_are_pure() {
         }
     }
 }
+
+/// What `deny.toml` bans, held where `cargo deny` is not installed.
+#[test]
+fn no_crate_brings_a_second_tls_or_needs_protoc() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name| fs::read_to_string(root.join(name)).expect("a readable file");
+    let (deny, lock) = (read("deny.toml"), read("Cargo.lock"));
+    let banned = deny.split("crate = \"").skip(1).map(|rest| rest.split('"').next());
+    let banned: Vec<&str> = banned.map(|name| name.expect("a name")).collect();
+    assert!(banned.contains(&"aws-lc-sys"), "{banned:?}");
+    for name in banned {
+        assert!(!lock.contains(&format!("name = \"{name}\"")), "{name} came in");
+    }
+}

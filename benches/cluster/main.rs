@@ -1,10 +1,13 @@
 //! What the server and an agent promise as processes, over TLS: creates, gets, lists, watches, pods.
 //!
-//! `cargo bench --bench cluster -- [api] [pods] [idle]`, all by default; `BENCH_SECONDS` changes how
+//! `cargo bench --bench cluster -- [idle] [api] [pods] [neighbours]`, all by default; `BENCH_SECONDS` changes how
 //! long each figure is measured. The load shares the machine's cores with what it measures.
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../runtime/load.rs"]
+mod load;
+mod neighbours;
 mod peer;
 mod processes;
 mod wire;
@@ -21,8 +24,10 @@ const WATCHERS: usize = 100;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if args.first().map(String::as_str) == Some("bare") {
-        return peer::child(&args[1..]);
+    match args.first().map(String::as_str) {
+        Some("bare") => return peer::child(&args[1..]),
+        Some("load") => return load::child(&args[1..]),
+        _ => {}
     }
     let chosen: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let runs = |name: &str| chosen.is_empty() || chosen.iter().any(|arg| *arg == name);
@@ -35,6 +40,9 @@ fn main() {
     }
     if runs("pods") {
         runtime.block_on(pods());
+    }
+    if runs("neighbours") {
+        runtime.block_on(neighbours::run());
     }
 }
 

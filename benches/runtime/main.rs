@@ -203,6 +203,7 @@ fn requests(runtime: &tokio::runtime::Runtime) {
         let address = node.node_port(&[0, 1]);
         load::wait_for(&address);
         report(&format!("{what}, NodePort"), &address);
+        through_service(what, &node, runtime);
         serve_with_wasmtime(what, &path, &[]);
         let pooled = [
             "-O",
@@ -225,6 +226,50 @@ fn report(what: &str, address: &str) {
         "{what}: {:.0} requests/s, p50 {} µs, p99 {} µs, {} failed ({CONNECTIONS} connections)",
         load.per_second, load.p50_us, load.p99_us, load.failed
     );
+}
+
+/// The same from a third pod, by the Service's name, as its `wasi:http` requests go.
+fn through_service(what: &str, node: &Node, runtime: &tokio::runtime::Runtime) {
+    let pod = node.namespace(2);
+    let until = Instant::now() + TIME;
+    let callers: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let pod = pod.clone();
+            runtime.spawn(async move {
+                let (mut micros, mut failed) = (Vec::new(), 0);
+                while Instant::now() < until {
+                    let start = Instant::now();
+                    match ask(&pod).await {
+                        Some(()) => micros.push(start.elapsed().as_micros() as u64),
+                        None => failed += 1,
+                    }
+                }
+                (micros, failed)
+            })
+        })
+        .collect();
+    let (mut micros, mut failed) = (Vec::new(), 0);
+    for caller in callers {
+        let (own, bad) = runtime.block_on(caller).expect("a caller");
+        micros.extend(own);
+        failed += bad;
+    }
+    micros.sort_unstable();
+    let at = |part: f64| micros.get((micros.len() as f64 * part) as usize).copied().unwrap_or(0);
+    println!(
+        "{what}, Service: {:.0} requests/s, p50 {} µs, p99 {} µs, {failed} failed \
+         ({CONNECTIONS} callers in one pod)",
+        micros.len() as f64 / TIME.as_secs_f64(),
+        at(0.5),
+        at(0.99)
+    );
+}
+
+async fn ask(pod: &Namespace) -> Option<()> {
+    let request = http::Request::get("http://web.default/").body(coracle::net::empty());
+    let answer = pod.request(request.expect("a request")).await.ok()?;
+    let whole = http_body_util::BodyExt::collect(answer.into_body()).await;
+    whole.ok().map(|_| ())
 }
 
 struct Server(Child);

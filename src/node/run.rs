@@ -53,7 +53,9 @@ const TOOLBOX: &str = "coracle.dev/samples/toolbox:v1";
 pub enum AgentError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("the data directory {path} cannot be used: {message}")]
+    #[error(
+        "the data directory {path} cannot be used: {message}; name a folder that can be written with --data-dir"
+    )]
     DataDir { path: String, message: String },
     #[error(
         "another agent uses the data directory {path}; give each agent its own with --data-dir"

@@ -33,7 +33,9 @@ use crate::base::rng::Rng;
 use crate::base::shutdown::Shutdown;
 use crate::client::in_process;
 use crate::controllers::{self, ControllersConfig};
-use crate::link::identity::{Ca, ServiceAccountKey, ServingCertificate, serving_names, signer};
+use crate::link::identity::{
+    Ca, ServiceAccountKey, ServingCertificate, private_dir, serving_names, signer,
+};
 use crate::link::tls::{ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL, server_config};
 use crate::link::tunnel::Tunnels;
 use crate::scheduler::{self, Policy, SchedulerConfig};
@@ -59,6 +61,9 @@ const RENEW_EVERY: Duration = Duration::from_secs(6 * 3600);
 pub async fn run(config: ServerConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let (listener, address) = bind(config.listen).await?;
+    private_dir(&config.data_dir).map_err(|error| {
+        anyhow!("the data directory cannot be used: {error}; name a folder that can be written with --data-dir")
+    })?;
     let keys = Keys::open(&config, &clock)?;
     let store = open_store(&config, &clock)?;
     let registry = registry(&store, &clock).await?;
