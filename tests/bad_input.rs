@@ -121,16 +121,13 @@ fn a_server_that_cannot_start_says_why_and_what_to_do() {
     let told = coracle(&["server", "--listen", "127.0.0.1:0", "--data-dir", taken]);
     assert_eq!(told.code, Some(1), "{}", told.text);
     assert!(told.text.contains("in use") && told.text.contains(taken), "{}", told.text);
-    for verb in [
-        &["server", "--listen", "127.0.0.1:0"][..],
-        &["agent", "--server", "https://a", "--token", "x"],
-    ] {
+    let (url, token) = (cluster.url(), cluster.server_dir().join("join-token"));
+    let agent = ["agent", "--server", &url, "--token-file", &token.to_string_lossy()];
+    for verb in [&["server", "--listen", "127.0.0.1:0"][..], &agent] {
         let told = coracle(&[verb, &["--data-dir", "/proc/no"]].concat());
-        assert!(
-            told.text.contains("/proc/no") && told.text.contains("--data-dir"),
-            "{}",
-            told.text
-        );
+        assert_eq!(told.code, Some(1), "{}", told.text);
+        let says = |word| told.text.contains(word);
+        assert!(says("/proc/no") && says("--data-dir"), "{}", told.text);
     }
     let told = coracle(&["server", "--listen", "nonsense"]);
     assert_eq!(told.code, Some(2), "{}", told.text);

@@ -16,13 +16,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
-use redb::{Database, ReadableDatabase, TableDefinition};
+use redb::{Builder, Database, ReadableDatabase, TableDefinition};
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 const TABLE: TableDefinition<&str, &[u8]> = TableDefinition::new("node");
+/// Pages that redb keeps in memory: what is read is read once, at start.
+const CACHE_BYTES: usize = 4 << 20;
 
 /// Why the node's store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +63,9 @@ impl NodeStore {
         let path = dir.join("node.redb");
         let failed = |message: String| StoreError::Open { path: path.clone(), message };
         let key = key(&dir.join("node.key"))?;
-        let database = Database::create(&path).map_err(|e| failed(e.to_string()))?;
+        let mut settings = Builder::new();
+        settings.set_cache_size(CACHE_BYTES);
+        let database = settings.create(&path).map_err(|e| failed(e.to_string()))?;
         let private = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(&path, private).map_err(|e| failed(e.to_string()))?;
         let setup = database.begin_write().map_err(|e| failed(e.to_string()))?;

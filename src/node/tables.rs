@@ -142,7 +142,6 @@ fn service_of(slice: &EndpointSlice) -> Option<Key> {
 
 /// What is not needed for tables is not kept.
 fn trim_meta(meta: &mut k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) {
-    meta.managed_fields = None;
     meta.annotations = None;
 }
 

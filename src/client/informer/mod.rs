@@ -16,6 +16,7 @@ mod cache;
 mod reflector;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -135,7 +136,7 @@ pub struct Builder<K, P> {
 
 impl<K, P> Builder<K, P>
 where
-    K: Object + Clone + DeserializeOwned + Send + 'static,
+    K: Object + DeserializeOwned + Send + 'static,
     P: Send + Sync + 'static,
 {
     /// Keeps what `project` makes of each object of `source`; objects of which it makes `None`

@@ -15,7 +15,6 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use http::{Request, header};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta;
 use kube::core::WatchEvent;
@@ -23,6 +22,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::wire::{self, Events};
 use super::{Informer, Source};
 use crate::base::backoff::Backoff;
 use crate::base::rng::Rng;
@@ -39,8 +39,6 @@ struct Listed<K> {
     metadata: ListMeta,
     items: Vec<K>,
 }
-
-type Events<K> = BoxStream<'static, Result<WatchEvent<K>, kube::Error>>;
 
 enum State<K, P> {
     List { token: Option<String>, gathered: Vec<(Key, P)> },
@@ -65,7 +63,7 @@ pub(super) struct Reflector<K, P> {
 
 impl<K, P> Reflector<K, P>
 where
-    K: Object + Clone + DeserializeOwned + Send + 'static,
+    K: Object + DeserializeOwned + Send + 'static,
     P: Send + Sync + 'static,
 {
     pub(super) fn new(
@@ -102,7 +100,7 @@ where
         }
         let path = query.finish(&self.source.path);
         let answer = match self.request(&path, rest::ACCEPT_PARTIAL_LIST) {
-            Ok(request) => self.client.request::<Listed<K>>(request).await,
+            Ok(request) => wire::list::<Listed<K>>(&self.client, request).await,
             Err(error) => Err(error),
         };
         let page = match answer {
@@ -152,11 +150,11 @@ where
         query.append_pair("timeoutSeconds", &timeout.to_string());
         let path = query.finish(&self.source.path);
         let events = match self.request(&path, rest::ACCEPT_PARTIAL) {
-            Ok(request) => self.client.request_events::<K>(request).await,
+            Ok(request) => wire::events::<K>(&self.client, request).await,
             Err(error) => Err(error),
         };
         match events {
-            Ok(events) => State::Stream { rv, events: events.boxed(), since: Instant::now() },
+            Ok(events) => State::Stream { rv, events, since: Instant::now() },
             Err(error) if rest::code(&error) == Some(410) => State::fresh(),
             Err(error) => {
                 self.wait("watch failed", &error).await;

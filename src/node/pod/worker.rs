@@ -154,7 +154,7 @@ impl Worker {
             plan,
             state,
         };
-        tokio::spawn(worker.run(receiver, inbox));
+        tokio::spawn(Box::new(worker).run(receiver, inbox));
         handle
     }
 
@@ -205,8 +205,9 @@ impl Worker {
         self.stop.clone()
     }
 
+    /// Boxed: a future keeps what it takes by value twice.
     async fn run(
-        mut self,
+        mut self: Box<Self>,
         mut updates: watch::Receiver<Update>,
         mut inbox: mpsc::UnboundedReceiver<Answer>,
     ) {
@@ -384,7 +385,7 @@ impl Worker {
         }
     }
 
-    async fn clean_up(self) {
+    async fn clean_up(self: Box<Self>) {
         self.stop.cancel();
         let uid = self.plan.uid.clone();
         self.node.sources.set(&uid, &BTreeSet::new(), &self.changed);
