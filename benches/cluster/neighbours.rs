@@ -48,8 +48,9 @@ pub async fn run() {
     let beside = measure(&address).await;
     let (count, longest) = renewals.await.expect("the watcher of the Lease");
     println!(
-        "beside {LOOPS} busy loops, through the NodePort: p50 {} µs, p99 {} µs, {} failed (alone: \
+        "beside {LOOPS} busy loops, through the NodePort: {:.0} requests/s, p50 {} µs, p99 {} µs, {} failed (alone: \
          p50 {} µs, p99 {} µs); the node's Lease was renewed {count} times, at most {:.1} s apart\n",
+        beside.per_second,
         beside.p50_us,
         beside.p99_us,
         beside.failed,

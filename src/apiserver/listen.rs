@@ -32,7 +32,10 @@ use crate::link::tunnel::Tunnels;
 
 /// How long a client may take for its handshake, and for the head of a request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to send the head of a request. HTTP/1.1 counts from the answer before,
+/// so this is also how long an idle connection stays: as long as Kubernetes keeps it, so that
+/// clients with a pool of connections find them open.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// A client that says nothing is asked after this, and gone if it does not answer in time.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
