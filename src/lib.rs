@@ -14,7 +14,7 @@
 //! | 2 | [`apiserver`] | the Kubernetes API over the store |
 //! | 2 | [`client`] | `kube::Client` in process or over TLS, informers |
 //! | 3 | [`scheduler`], [`controllers`], [`node`] | what acts on objects |
-//! | 4 | [`cli`] | wiring |
+//! | 4 | [`cli`], [`sim`] | wiring; a large cluster of hollow nodes |
 //!
 //! **Invariant:** components meet only through API objects, and only [`apiserver`] touches
 //! [`store`]. `tests/architecture.rs` holds the floors.
@@ -31,4 +31,5 @@ pub mod net;
 pub mod node;
 pub mod runtime;
 pub mod scheduler;
+pub mod sim;
 pub mod store;

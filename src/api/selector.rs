@@ -11,7 +11,7 @@ use super::status::ApiError;
 const REQUIREMENTS_MAX: usize = 1000;
 
 /// What a requirement asks of a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operator {
     In,
     NotIn,
@@ -22,7 +22,7 @@ pub enum Operator {
 }
 
 /// One requirement on labels.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
     pub key: String,
     pub operator: Operator,
@@ -54,7 +54,7 @@ impl Requirement {
 }
 
 /// A conjunction of requirements; none: everything fits.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct LabelSelector {
     requirements: Vec<Requirement>,
     nothing: bool,
@@ -64,6 +64,11 @@ impl LabelSelector {
     /// The selector that nothing fits (a null selector object).
     pub fn nothing() -> Self {
         Self { requirements: Vec::new(), nothing: true }
+    }
+
+    /// The selector of these requirements.
+    pub fn of(requirements: Vec<Requirement>) -> Self {
+        Self { requirements, nothing: false }
     }
 
     /// Parse `app=web,tier in (a,b),!old`.

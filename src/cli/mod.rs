@@ -7,6 +7,7 @@
 //! | [`verbs`] | `apply`, `get`, `describe`, `delete`, `logs`, `scale`, `rollout`, `wait` |
 //! | [`demo`] | both, as processes of this machine, with something to look at |
 //! | [`top`] | the live view of any cluster |
+//! | [`sim`] | thousands of hollow nodes on this machine |
 //!
 //! Exit codes: 0, 1 failed, 2 bad usage.
 
@@ -14,6 +15,7 @@ mod agent;
 mod demo;
 mod process;
 mod server;
+mod sim;
 mod top;
 
 pub mod call;
@@ -54,6 +56,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Watch a cluster in the terminal
     Top,
+    /// Simulate a large cluster: a real server, hollow nodes, faults; print what it took
+    Sim(sim::SimArgs),
     /// Compile one module; agents start this for themselves
     #[command(hide = true)]
     CompileArtifact,
@@ -69,6 +73,7 @@ pub fn main() -> ExitCode {
         Command::Server(args) => serve(args),
         Command::Agent(args) => work(*args),
         Command::Demo(args) => demo::run(args),
+        Command::Sim(args) => sim::run(args),
         Command::Top => top::top(line.connection.kubeconfig.as_deref()),
         Command::Verb(verb) => process::block_on(verbs::run(*verb, line.connection)),
     };

@@ -8,9 +8,13 @@
 //!   `(combined from similar events): …`;
 //! - an object may tell 25 events at once and one more every five minutes.
 //!
+//! Many events are written at once, so that the store takes them in groups; of one event only one
+//! state at a time, and of those that wait behind it the newest.
+//!
 //! **Invariant:** every table here is bounded; what falls out only costs a second Event object.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -18,6 +22,7 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::meta::{Key, time};
 use super::rest;
@@ -25,7 +30,9 @@ use crate::base::clock::SharedClock;
 use crate::base::shutdown::Shutdown;
 
 /// How many events may wait to be written.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 8192;
+/// How many are written at once.
+const WRITING: usize = 64;
 /// How many different events are remembered.
 const REMEMBERED: usize = 4096;
 /// How many similar events stand alone.
@@ -80,10 +87,14 @@ impl Recorder {
     ) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let writer = Writer {
-            client,
-            component: component.to_owned(),
-            host: host.to_owned(),
+            target: Arc::new(Target {
+                client,
+                component: component.to_owned(),
+                host: host.to_owned(),
+            }),
             correlator: Correlator::default(),
+            writing: JoinSet::new(),
+            busy: HashMap::new(),
         };
         tokio::spawn(writer.run(receiver, shutdown));
         Self { sender, clock }
@@ -111,43 +122,92 @@ impl Recorder {
     }
 }
 
+/// What came of writing an event.
+type Written = (Plan, Result<(), kube::Error>);
+
 struct Writer {
+    target: Arc<Target>,
+    correlator: Correlator,
+    writing: JoinSet<Written>,
+    /// By the names of events being written: what is to be written next.
+    busy: HashMap<String, Option<(Told, Plan)>>,
+}
+
+/// Where events are written, and in whose name.
+struct Target {
     client: kube::Client,
     component: String,
     host: String,
-    correlator: Correlator,
 }
 
 impl Writer {
     async fn run(mut self, mut receiver: mpsc::Receiver<Told>, shutdown: Shutdown) {
         loop {
+            let room = self.writing.len() < WRITING;
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                told = receiver.recv() => match told {
-                    Some(told) => self.write(told).await,
-                    None => return,
+                Some(written) = self.writing.join_next() => self.written(written),
+                told = receiver.recv(), if room => match told {
+                    Some(told) => self.tell(told),
+                    None => break,
                 },
             }
         }
         receiver.close();
         let drain = async {
-            while let Some(told) = receiver.recv().await {
-                self.write(told).await;
+            loop {
+                while self.writing.len() < WRITING
+                    && let Ok(told) = receiver.try_recv()
+                {
+                    self.tell(told);
+                }
+                let Some(written) = self.writing.join_next().await else { break };
+                self.written(written);
             }
         };
         let _ = tokio::time::timeout(DRAIN, drain).await;
     }
 
-    async fn write(&mut self, told: Told) {
+    fn tell(&mut self, told: Told) {
+        let Some(plan) = self.correlator.admit(&told) else { return };
+        match self.busy.get_mut(&plan.name) {
+            Some(next) => *next = Some((told, plan)),
+            None => self.start(told, plan),
+        }
+    }
+
+    fn start(&mut self, told: Told, plan: Plan) {
+        self.busy.insert(plan.name.clone(), None);
+        let target = self.target.clone();
+        self.writing.spawn(async move {
+            let written = target.write(&told, &plan).await;
+            (plan, written)
+        });
+    }
+
+    fn written(&mut self, written: Result<Written, tokio::task::JoinError>) {
+        let Ok((plan, written)) = written else { return };
+        if let Err(error) = written {
+            self.correlator.forget(&plan.identity);
+            // An event in a namespace that is going away is nobody's loss.
+            if !rest::is_namespace_terminating(&error) {
+                tracing::info!(%error, "an event could not be written");
+            }
+        }
+        if let Some(Some((told, next))) = self.busy.remove(&plan.name) {
+            self.start(told, next);
+        }
+    }
+}
+
+impl Target {
+    async fn write(&self, told: &Told, plan: &Plan) -> Result<(), kube::Error> {
         let namespace = match told.about.namespace.as_deref() {
-            Some(namespace) if !namespace.is_empty() => namespace.to_owned(),
-            _ => "default".to_owned(),
-        };
-        let Some(plan) = self.correlator.admit(&told) else {
-            return;
+            Some(namespace) if !namespace.is_empty() => namespace,
+            _ => "default",
         };
         if plan.count > 1 {
-            let path = rest::object::<Event>(&namespace, &plan.name);
+            let path = rest::object::<Event>(namespace, &plan.name);
             let body = json!({
                 "count": plan.count,
                 "lastTimestamp": time(told.at),
@@ -156,24 +216,13 @@ impl Writer {
             let answer =
                 rest::patch::<rest::Ignored>(&self.client, &path, rest::Patch::Merge, &body).await;
             match answer {
-                Ok(_) => return,
                 Err(error) if rest::is_not_found(&error) => {}
-                Err(error) => return self.failed(&plan, &error),
+                answer => return answer.map(drop),
             }
         }
-        let event = self.event(&namespace, &told, &plan);
-        let path = rest::collection::<Event>(&namespace);
-        if let Err(error) = rest::create::<rest::Ignored>(&self.client, &path, &event).await {
-            self.failed(&plan, &error);
-        }
-    }
-
-    fn failed(&mut self, plan: &Plan, error: &kube::Error) {
-        self.correlator.forget(&plan.identity);
-        // An event in a namespace that is going away is nobody's loss.
-        if !rest::is_namespace_terminating(error) {
-            tracing::info!(%error, "an event could not be written");
-        }
+        let event = self.event(namespace, told, plan);
+        let path = rest::collection::<Event>(namespace);
+        rest::create::<rest::Ignored>(&self.client, &path, &event).await.map(drop)
     }
 
     fn event(&self, namespace: &str, told: &Told, plan: &Plan) -> Event {
@@ -371,7 +420,6 @@ mod tests {
     use crate::base::clock::{Clock, FakeClock};
     use crate::client::testing::{self, Asked};
     use parking_lot::Mutex;
-    use std::sync::Arc;
 
     fn told(clock: &FakeClock, name: &str, message: &str) -> Told {
         Told {

@@ -1,66 +1,72 @@
 //! The scheduler: finds a node for every pod that has none, and binds it.
 //!
 //! ```text
-//! informers ─▶ state ┬ snapshot (nodes, and who is on them)
-//!                    └ queue ─▶ plan: filter ─▶ score ─▶ bind (assumed meanwhile)
-//!                        ▲           └ no node: event, condition ─┐
-//!                        └─────── waits for what may help ◀───────┘
+//! informers ─▶ state ┬ snapshot (nodes, and who is on them; storage, budgets)
+//!                    └ queue ─▶ classes, or plan: filter ─▶ score ─▶ bind (assumed meanwhile)
+//!                        ▲           └ no node: preempt, event, condition ─┐
+//!                        └─────── waits for what may help (hint) ◀─────────┘
 //! ```
 //!
+//! | module | is |
+//! |---|---|
+//! | [`config`] | profiles and their plugins, from a `KubeSchedulerConfiguration` |
+//! | [`seen`], [`pod`], [`node`], [`volumes`], [`terms`] | objects, as far as decisions look at them |
+//! | [`snapshot`] | the cluster |
+//! | [`filter`], [`score`] | the rules, one a file |
+//! | [`plan`] | the decision for any pod |
+//! | [`classes`] | the same for the pods of one workload, in the logarithm of the nodes |
+//! | [`preempt`], [`gang`] | making room for what matters more; pods that come together or not at all |
+//! | [`queue`], [`hint`] | who waits, and for what |
+//! | [`explain`] | what every rule says of every node, for `coracle why` |
+//! | [`state`] | all of it together; still no I/O |
+//! | [`informers`], [`effects`], [`run`](mod@run) | the world |
+//!
 //! The decision is a pure function ([`plan::decide`]); the mind around it ([`state`]) takes what
-//! was observed and the time, and answers steps; only [`run`] talks. One rule a file in `filter`
-//! and `score`.
+//! was observed and the time, and answers steps; only [`run`](mod@run) talks.
 //!
 //! **Invariant:** the state counts a pod on at most one node, and before the binding of it is
 //! sent, so that two pods are never promised the same room.
 
+pub mod classes;
+pub mod config;
+mod effects;
+pub mod explain;
 pub mod filter;
+mod gang;
+pub mod hint;
+pub mod informers;
+mod kin;
+pub mod node;
 pub mod plan;
 pub mod pod;
+pub mod preempt;
 mod queue;
 pub mod resources;
 mod run;
 mod score;
+pub mod seen;
 pub mod snapshot;
 pub mod state;
+pub mod terms;
+pub mod volumes;
+
 #[cfg(test)]
 mod tests;
 
+pub use config::{Configuration, Packing};
 pub use run::run;
-
-/// Which nodes are preferred by how full they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Packing {
-    /// The emptiest, so that load spreads.
-    #[default]
-    LeastAllocated,
-    /// The fullest, so that nodes stay free to be taken away.
-    MostAllocated,
-}
-
-/// How nodes are scored.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Policy {
-    pub packing: Packing,
-}
 
 /// How the scheduler runs.
 #[derive(Debug, Clone)]
 pub struct SchedulerConfig {
-    /// The `schedulerName` of the pods that it schedules.
-    pub name: String,
     /// Who this process is among those that may schedule.
     pub identity: String,
-    pub policy: Policy,
+    pub configuration: Configuration,
 }
 
 impl SchedulerConfig {
     /// The default scheduler, spreading load.
     pub fn new(identity: impl Into<String>) -> Self {
-        Self {
-            name: "default-scheduler".to_owned(),
-            identity: identity.into(),
-            policy: Policy::default(),
-        }
+        Self { identity: identity.into(), configuration: Configuration::default() }
     }
 }

@@ -11,22 +11,20 @@
 //! ```
 //!
 //! The active ones come out by priority, then in the order in which they became active. A waiting
-//! one is tried again when something happens that may turn one of the rules that refused it, or
-//! after five minutes all the same.
+//! one is tried again when something happens that may turn one of the plugins that refused it, or
+//! after five minutes all the same. Those that wait for the same are asked for together.
 //!
-//! **Invariant:** a pod is in one place; `active` and `timed` list exactly the pods whose place
-//! says so. Times are monotonic and handed in.
+//! **Invariant:** a pod is in one place; `active`, `timed` and `groups` list exactly the pods whose
+//! place says so. Times are monotonic and handed in.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::filter::Rules;
+use super::config::{Configuration, Plugins};
 use super::pod::Pod;
 
-const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long a pod waits for an event that helps before it is tried all the same.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
@@ -38,8 +36,8 @@ enum Place {
     Taken,
     /// Until the time.
     BackingOff(Duration),
-    /// For an event that turns one of the rules; until the time at most.
-    Waiting(Rules, Duration),
+    /// For an event that turns one of the plugins; until the time at most.
+    Waiting(Plugins, Duration),
 }
 
 #[derive(Debug)]
@@ -52,18 +50,38 @@ struct Entry {
 }
 
 type Order = (Reverse<i32>, u64, Arc<str>);
+/// What pods wait for that wait for the same: the addresses of the [`Ask`](super::pod::Ask) and
+/// the [`Labels`](super::pod::Labels) that they share, and who refused.
+type Waits = (usize, usize, Plugins);
 
 /// The queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    backoff_first: Duration,
+    backoff_max: Duration,
     entries: HashMap<Arc<str>, Entry>,
     active: BTreeSet<Order>,
     timed: BTreeSet<(Duration, Arc<str>)>,
+    /// Each of the pods keeps alive what the key has the addresses of.
+    groups: HashMap<Waits, BTreeSet<Arc<str>>>,
     /// Counts what became active, for its order.
     sequence: u64,
 }
 
 impl Queue {
+    /// An empty queue.
+    pub fn new(config: &Configuration) -> Self {
+        Self {
+            backoff_first: config.backoff_first,
+            backoff_max: config.backoff_max,
+            entries: HashMap::new(),
+            active: BTreeSet::new(),
+            timed: BTreeSet::new(),
+            groups: HashMap::new(),
+            sequence: 0,
+        }
+    }
+
     /// Adds a pod, or takes in its change: one that asks for something else is tried at once.
     pub fn add(&mut self, pod: Arc<Pod>) {
         let uid = pod.uid.clone();
@@ -73,19 +91,16 @@ impl Queue {
             self.activate(&uid);
             return;
         };
-        let same = entry.pod.asks_the_same(&pod);
-        let was_active = matches!(entry.place, Place::Active { .. });
-        let waits = matches!(entry.place, Place::Waiting(..));
-        if was_active && !same {
-            // Its priority is part of its place.
-            self.leave_place(&uid);
-            self.entry(&uid).pod = pod;
-            self.activate(&uid);
-            return;
-        }
-        entry.pod = pod;
-        if waits && !same {
-            self.activate(&uid);
+        let same = entry.pod.ask == pod.ask && entry.pod.labels == pod.labels;
+        match entry.place {
+            Place::Taken => entry.pod = pod,
+            // What it shares is part of its place.
+            Place::Active { .. } | Place::Waiting(..) if !same => {
+                self.leave_place(&uid);
+                self.entry(&uid).pod = pod;
+                self.activate(&uid);
+            }
+            _ => entry.pod = pod,
         }
     }
 
@@ -104,10 +119,28 @@ impl Queue {
         Some(entry.pod.clone())
     }
 
-    /// No node takes the pod: it waits for an event that turns one of `rules`.
-    pub fn unschedulable(&mut self, uid: &str, rules: Rules, now: Duration) {
+    /// Takes a pod that is not its turn yet.
+    pub fn take(&mut self, uid: &str) -> Option<Arc<Pod>> {
+        let free = |entry: &Entry| !matches!(entry.place, Place::Taken);
+        self.entries.get(uid).filter(|entry| free(entry))?;
+        self.leave_place(uid);
+        let entry = self.entry(uid);
+        entry.attempts += 1;
+        Some(entry.pod.clone())
+    }
+
+    /// Whether the pod is here and nobody decides for it.
+    pub fn has_free(&self, uid: &str) -> bool {
+        self.entries.get(uid).is_some_and(|entry| !matches!(entry.place, Place::Taken))
+    }
+
+    /// No node takes the pod: it waits for an event that turns one of `plugins`.
+    pub fn unschedulable(&mut self, uid: &str, plugins: Plugins, now: Duration) {
         let until = now + WAIT_MAX;
-        self.back_off(uid, now, |_| (Place::Waiting(rules, until), until));
+        self.back_off(uid, now, |_| (Place::Waiting(plugins, until), until));
+        let Some(entry) = self.entries.get(uid) else { return };
+        let (waits, uid) = (waits_for(&entry.pod, plugins), entry.pod.uid.clone());
+        self.groups.entry(waits).or_default().insert(uid);
     }
 
     /// Something else failed: it is tried again after its backoff.
@@ -121,31 +154,33 @@ impl Queue {
         now: Duration,
         place: impl FnOnce(Duration) -> (Place, Duration),
     ) {
+        let (first, max) = (self.backoff_first, self.backoff_max);
+        self.leave_place(uid);
         let Some(entry) = self.entries.get_mut(uid) else { return };
         let doublings = entry.attempts.saturating_sub(1).min(10);
-        entry.backoff = now + BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX);
+        entry.backoff = now + first.saturating_mul(1 << doublings).min(max);
         let (place, until) = place(entry.backoff);
         entry.place = place;
         let uid = entry.pod.uid.clone();
         self.timed.insert((until, uid));
     }
 
-    /// Something happened that may turn `rules`.
-    pub fn wake(&mut self, rules: Rules, now: Duration) {
-        if rules.is_empty() {
-            return;
+    /// Something happened; `helps` tells whether a pod that these plugins refused has to be tried
+    /// again for it.
+    pub fn wake(&mut self, now: Duration, mut helps: impl FnMut(&Pod, Plugins) -> bool) {
+        let mut woken: Vec<Arc<str>> = Vec::new();
+        for ((_, _, plugins), group) in &self.groups {
+            let sample = group.first().and_then(|uid| self.entries.get(uid));
+            if sample.is_some_and(|entry| helps(&entry.pod, *plugins)) {
+                woken.extend(group.iter().cloned());
+            }
         }
-        let woken: Vec<(Arc<str>, Duration)> = self
-            .entries
-            .iter()
-            .filter_map(|(uid, entry)| match entry.place {
-                Place::Waiting(refused, _) if refused.meets(rules) || refused.is_empty() => {
-                    Some((uid.clone(), entry.backoff))
-                }
-                _ => None,
-            })
-            .collect();
-        for (uid, backoff) in woken {
+        // In the order in which they were created, so that none is overtaken by its like.
+        woken.sort_by_cached_key(|uid| {
+            self.entries.get(uid).map(|entry| (entry.pod.created, entry.pod.key.clone()))
+        });
+        for uid in woken {
+            let backoff = self.entry(&uid).backoff;
             if backoff <= now {
                 self.activate(&uid);
             } else {
@@ -176,6 +211,11 @@ impl Queue {
         !self.active.is_empty()
     }
 
+    /// Whether a pod waits for an event.
+    pub fn has_waiting(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
     fn entry(&mut self, uid: &str) -> &mut Entry {
         self.entries.get_mut(uid).expect("what has a place has an entry")
     }
@@ -199,9 +239,23 @@ impl Queue {
                 self.active.remove(&(Reverse(pod.priority), order, pod.uid.clone()));
             }
             Place::Taken => {}
-            Place::BackingOff(until) | Place::Waiting(_, until) => {
+            Place::BackingOff(until) => {
                 self.timed.remove(&(until, pod.uid.clone()));
+            }
+            Place::Waiting(plugins, until) => {
+                self.timed.remove(&(until, pod.uid.clone()));
+                let waits = waits_for(&pod, plugins);
+                if let Some(group) = self.groups.get_mut(&waits) {
+                    group.remove(&pod.uid);
+                    if group.is_empty() {
+                        self.groups.remove(&waits);
+                    }
+                }
             }
         }
     }
+}
+
+fn waits_for(pod: &Pod, plugins: Plugins) -> Waits {
+    (Arc::as_ptr(&pod.ask).addr(), Arc::as_ptr(&pod.labels).addr(), plugins)
 }

@@ -3,25 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1;
-use serde_json::json;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::SchedulerConfig;
-use super::plan::{NodeName, Unschedulable};
-use super::pod::{Pod, Refused};
-use super::snapshot::{Node, ServiceSelector};
+use super::effects::{Done, Effects};
+use super::informers::{self, Informers};
+use super::pod::GROUP_LABEL;
 use super::state::{State, Step};
 use crate::base::clock::SharedClock;
 use crate::base::shutdown::Shutdown;
-use crate::client::events::{EventType, Recorder};
-use crate::client::informer::{Builder, Informer, Source};
+use crate::client::events::Recorder;
+use crate::client::informer::{Changes, Informer};
 use crate::client::leader::{self, LeaderConfig};
-use crate::client::{meta, rest};
 
 /// How many requests may be in flight.
-const IN_FLIGHT: usize = 128;
+const IN_FLIGHT: usize = 512;
+/// How many pods may wait for their volumes besides.
+const VOLUMES_IN_FLIGHT: usize = 4096;
 /// How many pods are decided for before news is heard again.
 const BATCH: usize = 64;
 
@@ -40,84 +39,119 @@ pub async fn run(
     leader::run(client, lease, clock, shutdown, act).await;
 }
 
-/// What came of a request for a pod.
-enum Done {
-    Bound(Arc<Pod>),
-    NotBound { pod: Arc<Pod>, again: bool },
-    Told,
+/// Requests in flight. Those that wait for volumes are counted apart, since that may take minutes.
+#[derive(Default)]
+struct InFlight {
+    quick: JoinSet<Done>,
+    volumes: JoinSet<Done>,
 }
 
-struct Informers {
-    pods: Informer<Pod>,
-    nodes: Informer<Node>,
-    services: Informer<ServiceSelector>,
-}
+impl InFlight {
+    fn has_room(&self) -> bool {
+        self.quick.len() < IN_FLIGHT && self.volumes.len() < VOLUMES_IN_FLIGHT
+    }
 
-impl Informers {
-    fn start(client: &kube::Client, stop: &Shutdown) -> Self {
-        let pods = Builder::new(Source::all::<v1::Pod>(), Pod::of);
-        let nodes = Builder::new(Source::all::<v1::Node>(), Node::of);
-        let services = Builder::new(Source::all::<v1::Service>(), selector_of);
-        Self {
-            pods: pods.start(client.clone(), stop.clone()),
-            nodes: nodes.start(client.clone(), stop.clone()),
-            services: services.start(client.clone(), stop.clone()),
+    fn start(&mut self, effects: Effects, step: Step) {
+        let (pod, slow) = match &step {
+            Step::Bind { pod, volumes, .. } => (pod, !volumes.is_empty()),
+            Step::Refuse { pod, .. } => (pod, false),
+        };
+        let span = tracing::info_span!("schedule", ns = pod.key.namespace, pod = pod.key.name);
+        let into = if slow { &mut self.volumes } else { &mut self.quick };
+        into.spawn(effects.carry_out(step).instrument(span));
+    }
+
+    async fn next(&mut self) -> Result<Done, tokio::task::JoinError> {
+        tokio::select! {
+            Some(done) = self.quick.join_next() => done,
+            Some(done) = self.volumes.join_next() => done,
+            else => std::future::pending().await,
         }
+    }
+
+    fn try_next(&mut self) -> Option<Result<Done, tokio::task::JoinError>> {
+        self.quick.try_join_next().or_else(|| self.volumes.try_join_next())
     }
 }
 
-fn selector_of(service: v1::Service) -> Option<ServiceSelector> {
-    let selector = service.spec?.selector.filter(|selector| !selector.is_empty())?;
-    Some(ServiceSelector { namespace: service.metadata.namespace?, selector })
+/// Pod groups, which are listened for once a pod names one.
+struct Groups {
+    client: kube::Client,
+    stop: Shutdown,
+    heard: Option<(Informer<usize>, Changes)>,
+}
+
+impl Groups {
+    fn are_named(&mut self) {
+        if self.heard.is_none() {
+            let informer = informers::pod_groups(&self.client, &self.stop);
+            let changes = informer.changes();
+            self.heard = Some((informer, changes));
+        }
+    }
+
+    async fn next(&mut self) -> Vec<(crate::client::Key, Option<usize>)> {
+        let Some((informer, changes)) = &mut self.heard else {
+            return std::future::pending().await;
+        };
+        let keys = changes.next().await.into_iter();
+        keys.map(|key| {
+            let min = informer.get(&key).map(|min| *min);
+            (key, min)
+        })
+        .collect()
+    }
 }
 
 /// Schedules until `stop`.
 async fn lead(client: kube::Client, config: SchedulerConfig, clock: SharedClock, stop: Shutdown) {
-    let informers = Informers::start(&client, &stop);
-    let recorder = Recorder::start(client.clone(), &config.name, "", clock.clone(), stop.clone());
-    let effects = Effects { client, recorder, clock: clock.clone() };
-    let mut state = State::new(&config.name, config.policy);
-    let (mut pods, mut nodes, mut services) =
-        (informers.pods.changes(), informers.nodes.changes(), informers.services.changes());
+    let informers = Arc::new(Informers::start(&client, &stop));
+    let named = Arc::new(tokio::sync::Notify::new());
+    let tell = named.clone();
+    informers.pods.on_change(move |change| {
+        if change.new.is_some_and(|pod| pod.labels.get(GROUP_LABEL).is_some()) {
+            tell.notify_one();
+        }
+    });
+    let name = config.configuration.profiles.first().map_or("default-scheduler", |p| &p.name);
+    let recorder = Recorder::start(client.clone(), name, "", clock.clone(), stop.clone());
+    let effects = Effects {
+        client: client.clone(),
+        recorder,
+        clock: clock.clone(),
+        informers: informers.clone(),
+    };
+    let mut groups = Groups { client, stop: stop.clone(), heard: None };
+    let mut state = State::new(config.configuration);
+    let mut news = informers.news();
     tokio::select! {
         () = stop.cancelled() => return,
-        _ = futures::future::join3(
-            informers.pods.synced(),
-            informers.nodes.synced(),
-            informers.services.synced(),
-        ) => {}
+        () = informers.synced() => {}
     }
-    let mut in_flight: JoinSet<Done> = JoinSet::new();
+    let mut in_flight = InFlight::default();
     loop {
-        let room = in_flight.len() < IN_FLIGHT;
+        let room = in_flight.has_room();
         let wait = state.due().filter(|_| room).map(|at| at.saturating_sub(clock.monotonic()));
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            keys = nodes.next() => for key in keys {
-                state.node(&key.name, informers.nodes.get(&key), clock.monotonic());
+            heard = news.next() => informers.tell(heard, &mut state, clock.monotonic()),
+            () = named.notified() => groups.are_named(),
+            wanted = groups.next() => for (key, min) in wanted {
+                state.group(key, min, clock.monotonic());
             },
-            keys = services.next() => for key in keys {
-                state.service(&key, informers.services.get(&key).map(|s| (*s).clone()));
-            },
-            keys = pods.next() => for key in keys {
-                let pod = informers.pods.get(&key);
-                state.pod(key, pod, clock.monotonic());
-            },
-            Some(done) = in_flight.join_next() => settle(&mut state, done, clock.monotonic()),
+            done = in_flight.next() => settle(&mut state, done, clock.monotonic()),
             () = sleep(wait) => {}
         }
+        while let Some(done) = in_flight.try_next() {
+            settle(&mut state, done, clock.monotonic());
+        }
         for _ in 0..BATCH {
-            if in_flight.len() >= IN_FLIGHT {
+            if !in_flight.has_room() {
                 break;
             }
             let Some(step) = state.next(clock.monotonic()) else { break };
-            let effects = effects.clone();
-            let key = match &step {
-                Step::Bind { pod, .. } | Step::Refuse { pod, .. } => &pod.key,
-            };
-            let span = tracing::info_span!("schedule", ns = key.namespace, pod = key.name);
-            in_flight.spawn(effects.carry_out(step).instrument(span));
+            in_flight.start(effects.clone(), step);
         }
     }
 }
@@ -132,94 +166,10 @@ async fn sleep(wait: Option<Duration>) {
 fn settle(state: &mut State, done: Result<Done, tokio::task::JoinError>, now: Duration) {
     match done {
         Ok(Done::Bound(pod)) => state.bound(&pod),
-        Ok(Done::NotBound { pod, again }) => state.not_bound(&pod, again, now),
+        Ok(Done::NotBound { pod, node, again }) => state.not_bound(&pod, &node, again, now),
+        Ok(Done::Spared(victims)) => state.spared(&victims),
         Ok(Done::Told) => {}
         Err(error) => tracing::error!(%error, "a request of the scheduler panicked"),
-    }
-}
-
-/// What steps do to the world.
-#[derive(Clone)]
-struct Effects {
-    client: kube::Client,
-    recorder: Recorder,
-    clock: SharedClock,
-}
-
-impl Effects {
-    async fn carry_out(self, step: Step) -> Done {
-        match step {
-            Step::Bind { pod, node } => self.bind(pod, node).await,
-            Step::Refuse { pod, why } => self.refuse(&pod, &why).await,
-        }
-    }
-
-    async fn bind(self, pod: Arc<Pod>, node: NodeName) -> Done {
-        let path = rest::object::<v1::Pod>(&pod.key.namespace, &pod.key.name);
-        let binding = json!({
-            "apiVersion": "v1",
-            "kind": "Binding",
-            "metadata": {"name": pod.key.name, "namespace": pod.key.namespace, "uid": &*pod.uid},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": &*node},
-        });
-        let bound =
-            rest::create::<rest::Ignored>(&self.client, &format!("{path}/binding"), &binding).await;
-        match bound {
-            Ok(_) => {
-                let message = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder.event(&pod.reference, EventType::Normal, "Scheduled", message);
-                Done::Bound(pod)
-            }
-            Err(error) => {
-                // Gone, or bound by someone else: the informer tells.
-                let again = !rest::is_not_found(&error) && !rest::is_conflict(&error);
-                tracing::info!(%node, %error, "the pod could not be bound");
-                if again {
-                    let message = format!("binding to {node} failed: {error}");
-                    self.recorder.event(
-                        &pod.reference,
-                        EventType::Warning,
-                        "FailedScheduling",
-                        message,
-                    );
-                }
-                Done::NotBound { pod, again }
-            }
-        }
-    }
-
-    async fn refuse(self, pod: &Pod, why: &Unschedulable) -> Done {
-        let message = why.to_string();
-        let refused = Refused { reason: "Unschedulable".to_owned(), message };
-        let (about, reason) = (&pod.reference, "FailedScheduling");
-        self.recorder.event(about, EventType::Warning, reason, refused.message.clone());
-        if pod.refused.as_ref() == Some(&refused) {
-            return Done::Told;
-        }
-        let mut condition = json!({
-            "type": "PodScheduled",
-            "status": "False",
-            "reason": refused.reason,
-            "message": refused.message,
-        });
-        if pod.refused.is_none() {
-            condition["lastTransitionTime"] = json!(meta::time(self.clock.now()));
-        }
-        let path = rest::object::<v1::Pod>(&pod.key.namespace, &pod.key.name);
-        let body = json!({
-            "metadata": {"uid": &*pod.uid},
-            "status": {"conditions": [condition]},
-        });
-        let path = format!("{path}/status");
-        let patched =
-            rest::patch::<rest::Ignored>(&self.client, &path, rest::Patch::Strategic, &body).await;
-        if let Err(error) = patched.map(drop)
-            && !rest::is_not_found(&error)
-            && !rest::is_conflict(&error)
-        {
-            tracing::info!(%error, "the condition could not be written");
-        }
-        Done::Told
     }
 }
 

@@ -217,6 +217,8 @@ const PLAIN: &[Role] = &[
             "create|core|bindings,pods/binding",
             "patch,update|core|pods/status",
             "get,list,watch|core|replicationcontrollers,services",
+            "get,list,watch|core|namespaces",
+            "get,list,watch|scheduling.x-k8s.io|podgroups",
             "get,list,watch|apps|replicasets,statefulsets",
             "get,list,watch|policy|poddisruptionbudgets",
             "get,list,watch|core|persistentvolumeclaims,persistentvolumes",

@@ -100,6 +100,11 @@ fn assign(
             target.conflict(&format!("pod {} is already assigned to node {there:?}", target.name))
         );
     }
+    if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        return Err(
+            target.conflict(&format!("pod {} has non-empty .spec.schedulingGates", target.name))
+        );
+    }
     let mut new = pod.clone();
     new["spec"]["nodeName"] = node.into();
     for (key, value) in binding["metadata"]["annotations"].as_object().into_iter().flatten() {

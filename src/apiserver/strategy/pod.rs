@@ -45,9 +45,19 @@ pub(super) const TEMPLATE: Rules = Rules {
 
 fn create(pod: &mut Object) {
     let class = qos_class(pod);
+    let gated = !list(&pod["spec"]["schedulingGates"]).is_empty();
     let status = entry(pod, "status");
     status.insert("phase".into(), json!("Pending"));
     status.insert("qosClass".into(), json!(class));
+    if gated {
+        let condition = json!({
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+        });
+        status.insert("conditions".into(), json!([condition]));
+    }
 }
 
 fn update(part: Part, pod: &mut Object, old: &Object) {

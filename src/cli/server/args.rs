@@ -1,12 +1,13 @@
 //! Everything that a server can be told, read and checked before a port is bound.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::apiserver::admission::default_tolerations::DefaultTolerationSeconds;
 use crate::controllers::NodeLifecycleConfig;
-use crate::scheduler::Packing;
+use crate::scheduler::config::file;
+use crate::scheduler::{Configuration, Packing};
 
 /// The arguments of `coracle server`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +33,9 @@ pub struct ServerArgs {
     /// Which nodes are preferred by how full they are
     #[arg(long, value_enum, default_value = "least-allocated")]
     pub scheduler_packing: PackingArg,
+    /// A KubeSchedulerConfiguration: profiles, plugins and their arguments
+    #[arg(long, value_name = "FILE", conflicts_with = "scheduler_packing")]
+    pub scheduler_config: Option<PathBuf>,
     /// How often nodes are looked at
     #[arg(long, default_value_t = 5)]
     pub node_monitor_period_seconds: u64,
@@ -68,6 +72,8 @@ pub enum ConfigError {
          --node-monitor-period-seconds {period}: every node would be taken for dead"
     )]
     GracePeriod { grace: u64, period: u64 },
+    #[error("--scheduler-config {}: {why}", file.display())]
+    Scheduler { file: PathBuf, why: String },
     #[error("--{flag} {given} is negative: give a number of seconds, 0 for at once")]
     Toleration { flag: &'static str, given: i64 },
 }
@@ -80,7 +86,7 @@ pub struct ServerConfig {
     pub advertise: IpAddr,
     pub tls_sans: Vec<String>,
     pub cluster_domain: String,
-    pub packing: Packing,
+    pub scheduling: Configuration,
     pub node_lifecycle: NodeLifecycleConfig,
     pub tolerations: DefaultTolerationSeconds,
 }
@@ -121,9 +127,12 @@ impl ServerArgs {
             advertise,
             tls_sans: self.tls_sans,
             cluster_domain: self.cluster_domain,
-            packing: match self.scheduler_packing {
-                PackingArg::LeastAllocated => Packing::LeastAllocated,
-                PackingArg::MostAllocated => Packing::MostAllocated,
+            scheduling: match self.scheduler_config {
+                Some(file) => scheduling(&file)?,
+                None => Configuration::packing(match self.scheduler_packing {
+                    PackingArg::LeastAllocated => Packing::LeastAllocated,
+                    PackingArg::MostAllocated => Packing::MostAllocated,
+                }),
             },
             node_lifecycle: NodeLifecycleConfig {
                 monitor_period: Duration::from_secs(period),
@@ -133,6 +142,19 @@ impl ServerArgs {
             tolerations,
         })
     }
+}
+
+/// The largest configuration of the scheduler that is read.
+const SCHEDULING_MAX: u64 = 1024 * 1024;
+
+fn scheduling(path: &Path) -> Result<Configuration, ConfigError> {
+    let bad = |why: String| ConfigError::Scheduler { file: path.to_owned(), why };
+    let length = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.len();
+    if length > SCHEDULING_MAX {
+        return Err(bad(format!("it is larger than {SCHEDULING_MAX} bytes")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    file::read(&text).map_err(|error| bad(error.to_string()))
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use crate::link::identity::{
 };
 use crate::link::tls::{ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL, server_config};
 use crate::link::tunnel::Tunnels;
-use crate::scheduler::{self, Policy, SchedulerConfig};
+use crate::scheduler::{self, SchedulerConfig};
 use crate::store::redb::{self, RedbConfig, RedbStore};
 
 /// What the Service range is; `kubernetes` has its first address.
@@ -264,7 +264,7 @@ fn actors(
     let acting = client("system:kube-controller-manager", masters);
     let controllers = controllers::run(acting, settings, stop.clone());
     let scheduling = SchedulerConfig {
-        policy: Policy { packing: config.packing },
+        configuration: config.scheduling.clone(),
         ..SchedulerConfig::new(identity)
     };
     let scheduler = scheduler::run(

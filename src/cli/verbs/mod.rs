@@ -8,6 +8,7 @@
 //! | [`logs`] | what containers printed |
 //! | [`scale`], [`rollout`] | change workloads |
 //! | [`wait`] | waits until objects are in a state |
+//! | [`why`] | tells why a pod is not scheduled |
 //!
 //! What they share: [`target`] reads `KIND NAME` and `KIND/NAME`, [`follow`] watches.
 //!
@@ -24,6 +25,7 @@ pub mod rollout;
 pub mod scale;
 pub mod target;
 pub mod wait;
+pub mod why;
 
 use std::process::ExitCode;
 
@@ -52,6 +54,8 @@ pub enum Verb {
     Rollout(rollout::RolloutArgs),
     /// Wait until objects are in a state
     Wait(wait::WaitArgs),
+    /// Tell, node by node, what keeps a pod from being scheduled, and what would admit it
+    Why(why::WhyArgs),
 }
 
 /// Runs a verb on the process's own output. Answers the exit code: 0, 1 failed, 2 bad usage;
@@ -95,5 +99,6 @@ async fn run_verb(verb: Verb, args: &ConnectionArgs, out: &mut Out) -> Result<()
         Verb::Scale(args) => scale::run(&args, &connection, out).await,
         Verb::Rollout(args) => rollout::run(&args, &connection, out).await,
         Verb::Wait(args) => wait::run(&args, &connection, out).await,
+        Verb::Why(args) => why::run(&args, &connection, out).await,
     }
 }

@@ -1,15 +1,21 @@
 //! Two pods on one node cannot have the same port of the host.
 
-use super::Reason;
-use crate::scheduler::pod::Pod;
-use crate::scheduler::snapshot::NodeInfo;
+use super::{Boxed, Filter, Reason};
+use crate::scheduler::node::NodeInfo;
+use crate::scheduler::pod::{HostPort, Pod};
 
-pub fn check(pod: &Pod, info: &NodeInfo) -> Option<Reason> {
-    if pod.host_ports.is_empty() {
-        return None;
+struct Rule<'a>(&'a [HostPort]);
+
+pub fn prepare(pod: &Pod) -> Option<Boxed<'_>> {
+    let ports = &pod.ask.host_ports;
+    (!ports.is_empty()).then(|| Box::new(Rule(ports)) as Boxed<'_>)
+}
+
+impl Filter for Rule<'_> {
+    fn check(&self, info: &NodeInfo, refuse: &mut dyn FnMut(Reason)) {
+        let mut taken = info.pods.iter().flat_map(|other| &other.host_ports);
+        if taken.any(|port| self.0.iter().any(|wanted| wanted.meets(port))) {
+            refuse(Reason::Ports);
+        }
     }
-    let mut taken = info.pods.iter().flat_map(|other| &other.host_ports);
-    taken
-        .any(|port| pod.host_ports.iter().any(|wanted| wanted.meets(port)))
-        .then_some(Reason::Ports)
 }

@@ -1,19 +1,26 @@
 //! Taints with effect NoSchedule or NoExecute keep pods away that do not tolerate them.
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use super::{Filter, Reason};
+use crate::scheduler::node::{NodeInfo, Taint};
+use crate::scheduler::pod::{Pod, Toleration};
 
-use super::Reason;
-use crate::scheduler::pod::Pod;
-use crate::scheduler::snapshot::Node;
+pub struct Rule<'a>(pub &'a Pod);
 
-pub fn check(pod: &Pod, node: &Node) -> Option<Reason> {
-    let taint = node
-        .taints
+impl Filter for Rule<'_> {
+    fn check(&self, info: &NodeInfo, refuse: &mut dyn FnMut(Reason)) {
+        if let Some(taint) = untolerated(&self.0.tolerations, &info.node.taints) {
+            let value = taint.value.as_deref().unwrap_or_default();
+            refuse(Reason::Taint { key: taint.key.as_str().into(), value: value.into() });
+        }
+    }
+}
+
+/// The first taint that keeps a pod with these tolerations away.
+pub fn untolerated<'a>(tolerations: &[Toleration], taints: &'a [Taint]) -> Option<&'a Taint> {
+    taints
         .iter()
         .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
-        .find(|taint| !tolerated(&pod.tolerations, taint))?;
-    let value = taint.value.as_deref().unwrap_or_default();
-    Some(Reason::Taint { key: taint.key.as_str().into(), value: value.into() })
+        .find(|taint| !tolerated(tolerations, taint))
 }
 
 /// Whether one of the tolerations tolerates the taint.
@@ -29,12 +36,19 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     if !(effect.is_empty() || effect == taint.effect) || !(key.is_empty() || key == taint.key) {
         return false;
     }
+    let numbers = || {
+        let number = |text: Option<&String>| text?.parse::<i64>().ok();
+        Some((number(taint.value.as_ref())?, number(toleration.value.as_ref())?))
+    };
     match toleration.operator.as_deref().unwrap_or_default() {
         "Exists" => true,
         "" | "Equal" => {
             toleration.value.as_deref().unwrap_or_default()
                 == taint.value.as_deref().unwrap_or_default()
         }
+        // KEP-5471.
+        "Gt" => numbers().is_some_and(|(taint, bound)| taint > bound),
+        "Lt" => numbers().is_some_and(|(taint, bound)| taint < bound),
         _ => false,
     }
 }

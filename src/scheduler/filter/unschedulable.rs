@@ -1,19 +1,23 @@
 //! A cordoned node takes only pods that tolerate its `node.kubernetes.io/unschedulable` taint.
 
-use k8s_openapi::api::core::v1::Taint;
-
-use super::{Reason, taints};
+use super::{Filter, Reason, taints};
+use crate::scheduler::node::{NodeInfo, Taint};
 use crate::scheduler::pod::Pod;
-use crate::scheduler::snapshot::Node;
 
-pub fn check(pod: &Pod, node: &Node) -> Option<Reason> {
-    if !node.unschedulable {
-        return None;
+pub struct Rule<'a>(pub &'a Pod);
+
+impl Filter for Rule<'_> {
+    fn check(&self, info: &NodeInfo, refuse: &mut dyn FnMut(Reason)) {
+        if !info.node.unschedulable {
+            return;
+        }
+        let taint = Taint {
+            key: "node.kubernetes.io/unschedulable".to_owned(),
+            effect: "NoSchedule".to_owned(),
+            value: None,
+        };
+        if !taints::tolerated(&self.0.tolerations, &taint) {
+            refuse(Reason::Unschedulable);
+        }
     }
-    let taint = Taint {
-        key: "node.kubernetes.io/unschedulable".to_owned(),
-        effect: "NoSchedule".to_owned(),
-        ..Taint::default()
-    };
-    (!taints::tolerated(&pod.tolerations, &taint)).then_some(Reason::Unschedulable)
 }

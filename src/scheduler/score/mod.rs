@@ -1,50 +1,74 @@
 //! The scores: one file a rule, each gives a node 0 to 100, the higher the better.
 //!
-//! A rule that compares nodes with each other first gives every node a number of its own, which
-//! [`scale`] then brings to 0..=100 by the largest among the nodes at hand.
+//! A rule is prepared for a pod and the nodes that could take it (Kubernetes' `PreScore`), gives
+//! every node a number (`Score`), and may then set these numbers against each other
+//! (`NormalizeScore`).
 
-mod affinity;
-mod resources;
-mod spread;
-mod taints;
+pub mod affinity;
+pub mod images;
+mod pod_affinity;
+pub mod resources;
+pub mod spread;
+pub mod taints;
 
-use super::Policy;
+use super::config::{Plugin, Profile};
+use super::node::NodeInfo;
 use super::pod::Pod;
-use super::snapshot::{NodeInfo, Snapshot};
+use super::snapshot::Snapshot;
 
-const MAX: i64 = 100;
+/// The best score.
+pub const MAX: i64 = 100;
 
-/// How much a rule weighs, as in Kubernetes.
-const TAINTS: i64 = 3;
-const AFFINITY: i64 = 2;
-const SPREAD: i64 = 2;
-const FIT: i64 = 1;
-const BALANCE: i64 = 1;
+/// A rule, prepared for one pod.
+pub trait Score {
+    /// What a node gets.
+    fn number(&self, info: &NodeInfo) -> i64;
+
+    /// Makes 0 to 100 of the numbers of all nodes, where they are not yet.
+    fn normalize(&self, nodes: &[&NodeInfo], numbers: &mut [i64]) {
+        let _ = (nodes, numbers);
+    }
+}
+
+type Boxed<'a> = Box<dyn Score + 'a>;
+
+fn prepare<'a>(
+    plugin: Plugin,
+    pod: &'a Pod,
+    nodes: &[&NodeInfo],
+    snapshot: &'a Snapshot,
+    profile: &'a Profile,
+) -> Option<Boxed<'a>> {
+    match plugin {
+        Plugin::TaintToleration => Some(Box::new(taints::Rule(pod))),
+        Plugin::NodeAffinity => affinity::prepare(pod, profile),
+        Plugin::NodeResourcesFit => Some(Box::new(resources::FitRule(pod, &profile.fit))),
+        Plugin::NodeResourcesBalancedAllocation => {
+            Some(Box::new(resources::BalanceRule(pod, &profile.balanced)))
+        }
+        Plugin::ImageLocality => Some(Box::new(images::Rule(pod, snapshot))),
+        Plugin::PodTopologySpread => spread::prepare(pod, nodes, snapshot, profile),
+        Plugin::InterPodAffinity => pod_affinity::prepare(pod, snapshot, profile),
+        _ => None,
+    }
+}
 
 /// The sum for each of `nodes`, in their order.
-pub fn total(pod: &Pod, nodes: &[&NodeInfo], snapshot: &Snapshot, policy: &Policy) -> Vec<i64> {
-    let mut sums: Vec<i64> = nodes
-        .iter()
-        .map(|info| {
-            FIT * resources::fit(pod, info, policy.packing)
-                + BALANCE * resources::balance(pod, info)
-        })
-        .collect();
-    let mut add = |weight: i64, numbers: Option<Vec<i64>>, most_is_best: bool| {
-        let Some(mut numbers) = numbers else { return };
-        scale(&mut numbers, most_is_best);
+pub fn total(pod: &Pod, nodes: &[&NodeInfo], snapshot: &Snapshot, profile: &Profile) -> Vec<i64> {
+    let mut sums = vec![0; nodes.len()];
+    for (plugin, weight) in &profile.scores {
+        let Some(rule) = prepare(*plugin, pod, nodes, snapshot, profile) else { continue };
+        let mut numbers: Vec<i64> = nodes.iter().map(|info| rule.number(info)).collect();
+        rule.normalize(nodes, &mut numbers);
         for (sum, number) in sums.iter_mut().zip(numbers) {
             *sum += weight * number;
         }
-    };
-    add(TAINTS, taints::numbers(pod, nodes), false);
-    add(AFFINITY, affinity::numbers(pod, nodes), true);
-    add(SPREAD, spread::numbers(pod, nodes, snapshot), false);
+    }
     sums
 }
 
 /// Brings numbers to 0..=100 by their largest; where the least is best the other way round.
-fn scale(numbers: &mut [i64], most_is_best: bool) {
+pub fn scale(numbers: &mut [i64], most_is_best: bool) {
     let largest = numbers.iter().copied().max().unwrap_or(0);
     for number in numbers {
         let share = if largest == 0 { 0 } else { MAX * *number / largest };

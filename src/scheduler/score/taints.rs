@@ -1,18 +1,27 @@
 //! Taints with effect PreferNoSchedule that the pod does not tolerate: the fewer the better.
 
-use crate::scheduler::filter::taints::tolerated;
+use super::{Score, scale};
+use crate::scheduler::filter::taints::tolerates;
+use crate::scheduler::node::NodeInfo;
 use crate::scheduler::pod::Pod;
-use crate::scheduler::snapshot::NodeInfo;
 
-/// `None` where no node has such a taint.
-pub fn numbers(pod: &Pod, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
-    let soft = |info: &&NodeInfo| info.node.taints.iter().any(|t| t.effect == "PreferNoSchedule");
-    if !nodes.iter().any(soft) {
-        return None;
-    }
-    let of = |info: &&NodeInfo| {
-        let soft = info.node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
-        soft.filter(|taint| !tolerated(&pod.tolerations, taint)).count() as i64
+pub struct Rule<'a>(pub &'a Pod);
+
+/// How many of a node's soft taints the pod does not tolerate.
+pub fn intolerable(pod: &Pod, info: &NodeInfo) -> i64 {
+    let soft = info.node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
+    let tolerated = |taint: &crate::scheduler::node::Taint| {
+        pod.tolerations.iter().any(|toleration| tolerates(toleration, taint))
     };
-    Some(nodes.iter().map(of).collect())
+    soft.filter(|taint| !tolerated(taint)).count() as i64
+}
+
+impl Score for Rule<'_> {
+    fn number(&self, info: &NodeInfo) -> i64 {
+        intolerable(self.0, info)
+    }
+
+    fn normalize(&self, _: &[&NodeInfo], numbers: &mut [i64]) {
+        scale(numbers, false);
+    }
 }

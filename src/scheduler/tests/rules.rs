@@ -1,75 +1,11 @@
-//! Tables with builders for the rules, and the life of pods in the queue.
+//! One node, one pod, one rule: what Kubernetes says.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use k8s_openapi::api::core::v1;
-use serde_json::{Value, json};
-
-use super::plan::{Unschedulable, decide};
-use super::pod::Pod;
-use super::snapshot::{Node, ServiceSelector, Snapshot};
-use super::state::{State, Step};
-use super::{Packing, Policy};
-
-fn node(name: &str, more: Value) -> Arc<Node> {
-    let mut object = json!({
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-        "status": {"allocatable": {"cpu": "2", "memory": "1Gi", "pods": "10"}},
-    });
-    merge(&mut object, more);
-    let object: v1::Node = serde_json::from_value(object).expect("a node");
-    Arc::new(Node::of(object).expect("a node"))
-}
-
-fn pod(name: &str, more: Value) -> Arc<Pod> {
-    let mut object = json!({
-        "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},
-        "spec": {"containers": [{"name": "c"}]},
-    });
-    merge(&mut object, more);
-    let object: v1::Pod = serde_json::from_value(object).expect("a pod");
-    Arc::new(Pod::of(object).expect("a pod that has not ended"))
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
-}
-
-fn wants(cpu: &str, memory: &str) -> Value {
-    let requests = json!({"cpu": cpu, "memory": memory});
-    json!({"spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}})
-}
+use super::super::config::{Fit, Strategy};
+use super::*;
 
 fn extended(name: &str, count: &str) -> Value {
     let requests = json!({name: count});
     json!({"spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}})
-}
-
-fn cluster(nodes: impl IntoIterator<Item = Arc<Node>>) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    for node in nodes {
-        snapshot.set_node(node);
-    }
-    snapshot
-}
-
-fn choose(snapshot: &Snapshot, pod: &Pod) -> Result<String, Unschedulable> {
-    decide(snapshot, pod, &Policy::default(), 0).map(|decision| decision.node.to_string())
-}
-
-fn refusal(node: Arc<Node>, pod: &Pod) -> String {
-    match choose(&cluster([node]), pod) {
-        Ok(node) => format!("goes to {node}"),
-        Err(why) => why.to_string(),
-    }
 }
 
 fn taint(effect: &str) -> Value {
@@ -156,7 +92,7 @@ fn each_rule_refuses_in_kubernetes_words() {
         (sized(), affinity("Lt", json!(["x"])), label),
     ];
     for (has, asks, expected) in cases {
-        let told = refusal(node("n", has.clone()), &pod("p", asks.clone()));
+        let told = told(&cluster([node("n", has.clone())]), &pod("p", asks.clone()));
         assert_eq!(told, expected, "node {has} pod {asks}");
     }
 }
@@ -212,8 +148,8 @@ fn packing_fills_and_spreading_evens_out() {
     snapshot.place(pod("there", wants("500m", "256Mi")), &"b".into());
     let next = pod("next", wants("500m", "256Mi"));
     for (packing, expected) in [(Packing::LeastAllocated, "a"), (Packing::MostAllocated, "b")] {
-        let decision = decide(&snapshot, &next, &Policy { packing }, 0).expect("room");
-        assert_eq!(&*decision.node, expected, "{packing:?}");
+        let chosen = choose_by(&snapshot, &next, &Profile::packing(packing)).expect("room");
+        assert_eq!(chosen, expected, "{packing:?}");
     }
 }
 
@@ -254,122 +190,83 @@ fn preferences_of_taints_and_affinity_decide_among_equals() {
     assert_eq!(choose(&cluster(nodes), &pod("p", json!({}))).expect("room"), "b");
 }
 
-const SECOND: Duration = Duration::from_secs(1);
-
-fn see(state: &mut State, pod: &Arc<Pod>, now: Duration) {
-    state.pod(pod.key.clone(), Some(pod.clone()), now);
-}
-
-fn steps(state: &mut State, now: Duration) -> Vec<String> {
-    std::iter::from_fn(|| state.next(now))
-        .map(|step| match step {
-            Step::Bind { pod, node } => format!("{} to {node}", pod.key.name),
-            Step::Refuse { pod, why } => format!("{}: {why}", pod.key.name),
-        })
-        .collect()
-}
-
-fn scheduler(nodes: &[Arc<Node>]) -> State {
-    let mut state = State::new("default-scheduler", Policy::default());
-    for node in nodes {
-        state.node(&node.name, Some(node.clone()), Duration::ZERO);
-    }
-    state
+fn pinned(name: &str) -> Value {
+    let field = json!({"key": "metadata.name", "operator": "In", "values": [name]});
+    json!({"spec": {"affinity": {"nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchFields": [field]}]},
+    }}}})
 }
 
 #[test]
-fn pods_are_taken_by_priority_and_counted_before_they_are_bound() {
-    let mut state = scheduler(&[node("n", json!({}))]);
-    for (name, priority) in [("low", 0), ("high", 1000), ("low-2", 0)] {
-        let mut asks = wants("900m", "1Mi");
-        merge(&mut asks, json!({"spec": {"priority": priority}}));
-        see(&mut state, &pod(name, asks), Duration::ZERO);
-    }
+fn a_pod_that_names_its_node_is_shown_no_other() {
+    let snapshot = cluster([node("a", json!({})), node("b", taint("NoSchedule"))]);
+    assert_eq!(told(&snapshot, &pod("p", pinned("a"))), "goes to a");
     assert_eq!(
-        steps(&mut state, Duration::ZERO),
-        ["high to n", "low to n", "low-2: 0/1 nodes are available: 1 Insufficient cpu."]
+        told(&snapshot, &pod("p", pinned("b"))),
+        "0/2 nodes are available: 1 node(s) didn't satisfy plugin(s) [NodeAffinity], \
+         1 node(s) had untolerated taint {dedicated: gpu}."
     );
 }
 
 #[test]
-fn a_refused_pod_waits_for_what_helps_and_for_its_backoff() {
-    let mut state = scheduler(&[node("n", json!({}))]);
-    let first = pod("first", wants("1500m", "1Mi"));
-    see(&mut state, &first, Duration::ZERO);
-    assert_eq!(steps(&mut state, Duration::ZERO), ["first to n"]);
-    let second = pod("second", wants("1500m", "1Mi"));
-    see(&mut state, &second, Duration::ZERO);
-    assert_eq!(steps(&mut state, Duration::ZERO).len(), 1);
-    // A change that cannot help, and time alone, do not bring it back.
-    state.node("n", Some(node("n", json!({}))), SECOND);
-    assert_eq!(steps(&mut state, 20 * SECOND), [""; 0]);
-    // What helps within the backoff brings it back after it.
-    state.pod(first.key.clone(), None, Duration::from_millis(500));
-    assert_eq!(steps(&mut state, Duration::from_millis(500)), [""; 0]);
-    assert_eq!(state.due(), Some(SECOND));
-    assert_eq!(steps(&mut state, SECOND), ["second to n"]);
-}
-
-#[test]
-fn a_pod_nothing_helps_is_tried_again_after_five_minutes() {
-    let mut state = scheduler(&[node("n", json!({}))]);
-    see(&mut state, &pod("large", wants("9", "1Mi")), Duration::ZERO);
-    assert_eq!(steps(&mut state, Duration::ZERO).len(), 1);
-    assert_eq!(state.due(), Some(300 * SECOND));
-    assert_eq!(steps(&mut state, 300 * SECOND).len(), 1);
-}
-
-#[test]
-fn a_failed_binding_gives_the_room_back_and_is_tried_again() {
-    let mut state = scheduler(&[node("n", json!({}))]);
-    let first = pod("first", wants("1500m", "1Mi"));
-    see(&mut state, &first, Duration::ZERO);
-    assert_eq!(steps(&mut state, Duration::ZERO), ["first to n"]);
-    state.not_bound(&first, true, Duration::ZERO);
-    let used = state.snapshot().node("n").expect("the node").used.cpu_milli;
-    assert_eq!((used, state.due()), (0, Some(SECOND)));
-    assert_eq!(steps(&mut state, SECOND), ["first to n"]);
-    // Seen bound before the answer came: the late failure changes nothing.
-    let bound = pod("first", json!({"spec": {"nodeName": "n", "containers": [{"name": "c"}]}}));
-    see(&mut state, &bound, SECOND);
-    state.not_bound(&first, true, SECOND);
-    let used = state.snapshot().node("n").expect("the node").used.pods;
-    assert_eq!((used, state.due()), (1, None));
-}
-
-#[test]
-fn gated_foreign_and_deleted_pods_are_left_alone() {
-    let mut state = scheduler(&[node("n", json!({}))]);
-    let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
-    for (name, asks) in [
-        ("gated", json!({"spec": {"schedulingGates": [{"name": "g"}]}})),
-        ("foreign", json!({"spec": {"schedulerName": "other"}})),
-        ("deleted", deleted),
-    ] {
-        see(&mut state, &pod(name, asks), Duration::ZERO);
-    }
-    assert_eq!(steps(&mut state, Duration::ZERO), [""; 0]);
-    see(&mut state, &pod("gated", json!({})), Duration::ZERO);
-    assert_eq!(steps(&mut state, Duration::ZERO), ["gated to n"]);
-}
-
-#[test]
-fn pods_seen_before_their_node_count_once_it_comes() {
-    let mut state = scheduler(&[]);
-    let mut there = wants("1500m", "1Mi");
-    merge(&mut there, json!({"spec": {"nodeName": "n"}}));
-    see(&mut state, &pod("there", there), Duration::ZERO);
-    see(&mut state, &pod("next", wants("1", "1Mi")), Duration::ZERO);
-    assert_eq!(steps(&mut state, Duration::ZERO), ["next: no nodes available to schedule pods"]);
-    state.node("n", Some(node("n", json!({}))), 2 * SECOND);
+fn affinity_that_a_profile_adds_is_asked_of_every_node() {
+    let snapshot = cluster([node("a", json!({})), node("b", labelled(json!({"pool": "edge"})))]);
+    let text = "apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+profiles:
+- pluginConfig:
+  - name: NodeAffinity
+    args:
+      addedAffinity:
+        requiredDuringSchedulingIgnoredDuringExecution:
+          nodeSelectorTerms:
+          - matchExpressions: [{key: pool, operator: In, values: [edge]}]
+";
+    let config = super::super::config::file::read(text).expect("a configuration");
+    let profile = &config.profiles[0];
+    assert_eq!(choose_by(&snapshot, &pod("p", json!({})), profile).expect("b"), "b");
+    let alone = cluster([node("a", json!({}))]);
+    let why = choose_by(&alone, &pod("p", json!({})), profile).expect_err("it is not in the pool");
     assert_eq!(
-        steps(&mut state, 2 * SECOND),
-        ["next: 0/1 nodes are available: 1 Insufficient cpu."]
+        why.to_string(),
+        "0/1 nodes are available: 1 node(s) didn't match scheduler-enforced node affinity."
     );
-    // The node comes back after having been away: its pod still counts.
-    state.node("n", None, 3 * SECOND);
-    state.node("n", Some(node("n", json!({}))), 9 * SECOND);
-    assert_eq!(steps(&mut state, 9 * SECOND).len(), 1);
-    let used = state.snapshot().node("n").expect("the node").used.cpu_milli;
-    assert_eq!(used, 1500);
+}
+
+#[test]
+fn resources_are_packed_along_a_shape() {
+    let gpus = |count: &str| json!({"status": {"allocatable": {"example.com/gpu": count}}});
+    let mut snapshot = cluster([node("a", gpus("4")), node("b", gpus("4"))]);
+    snapshot.place(pod("there", extended("example.com/gpu", "2")), &"b".into());
+    let mut profile = Profile::default();
+    for (shape, expected) in [([(0, 0), (100, 100)], "b"), ([(0, 100), (100, 0)], "a")] {
+        profile.fit = Fit {
+            strategy: Strategy::RequestedToCapacityRatio(shape.to_vec()),
+            resources: vec![("example.com/gpu".to_owned(), 1)],
+            ..Fit::default()
+        };
+        let next = pod("next", extended("example.com/gpu", "1"));
+        assert_eq!(choose_by(&snapshot, &next, &profile).expect("room"), expected, "{shape:?}");
+    }
+}
+
+#[test]
+fn an_ignored_resource_is_not_counted() {
+    let snapshot = cluster([node("n", json!({}))]);
+    let asks = pod("p", extended("example.com/gpu", "1"));
+    assert!(choose(&snapshot, &asks).is_err());
+    let mut profile = Profile::default();
+    profile.fit.ignored_groups = vec!["example.com".to_owned()];
+    assert_eq!(choose_by(&snapshot, &asks, &profile).expect("it is another's"), "n");
+}
+
+#[test]
+fn a_node_that_has_the_image_is_preferred() {
+    let image = json!({"status": {"images": [
+        {"names": ["example.com/big:latest"], "sizeBytes": 900_000_000},
+    ]}});
+    let snapshot = cluster([node("a", json!({})), node("b", image)]);
+    let asks = json!({"spec": {"containers": [{"name": "c", "image": "example.com/big"}]}});
+    assert_eq!(choose(&snapshot, &pod("p", asks)).expect("room"), "b");
 }
