@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1;
 use serde_json::{Value, json};
 
+use super::deschedule::Move;
 use super::informers::Informers;
 use super::plan::NodeName;
 use super::pod::{PREEMPTED, Pod, Refused};
@@ -227,6 +228,27 @@ impl Effects {
         let gone = futures::future::join_all(going).await;
         let spared = room.victims.iter().zip(gone).filter(|(_, gone)| !gone);
         Done::Spared(spared.map(|(victim, _)| victim.clone()).collect())
+    }
+
+    /// Evicts pods that should be elsewhere; what a budget protects stays.
+    pub async fn move_all(self, moves: Vec<Move>) {
+        for one in moves {
+            let pod = &one.pod;
+            let eviction = json!({
+                "apiVersion": "policy/v1",
+                "kind": "Eviction",
+                "metadata": {"name": pod.key.name, "namespace": pod.key.namespace},
+                "deleteOptions": {"preconditions": {"uid": &*pod.uid}},
+            });
+            let path = format!("{}/eviction", path(pod));
+            match rest::create::<rest::Ignored>(&self.client, &path, &eviction).await {
+                Ok(_) => {
+                    let about = pod.reference();
+                    self.recorder.event(&about, EventType::Normal, "Descheduled", one.why);
+                }
+                Err(error) => tracing::info!(pod = %pod.key, %error, "the pod was not moved"),
+            }
+        }
     }
 
     async fn preempt(&self, pod: &Pod, victim: &Pod, node: &str) -> bool {

@@ -53,14 +53,14 @@ pub fn helps(
                 || has(Plugin::PodTopologySpread) && is_domain(pod, old, Some(new), profile);
             has_volumes(plugins)
                 || spread()
-                || known.is_some_and(|info| takes(pod, info, old, snapshot, profile))
+                || known.is_some_and(|info| may_take(pod, info, old, snapshot, profile))
         }
         Event::NodeGone(node) => {
             has(Plugin::PodTopologySpread) && is_domain(pod, Some(node), None, profile)
         }
         Event::PodGone { pod: gone, node } => {
             let info = snapshot.node(node);
-            info.is_some_and(|info| takes(pod, info, None, snapshot, profile)) && local(plugins)
+            info.is_some_and(|info| takes(pod, info, snapshot, profile)) && local(plugins)
                 || has(Plugin::InterPodAffinity) && keeps_away(gone, pod, snapshot)
                 || has(Plugin::PodTopologySpread) && is_counted(gone, pod, profile)
                 || has_volumes(plugins) && !gone.claims.is_empty()
@@ -86,7 +86,7 @@ pub fn helps(
         }
         Event::Withdrawn { node } => {
             let info = snapshot.node(node);
-            info.is_some_and(|info| takes(pod, info, None, snapshot, profile))
+            info.is_some_and(|info| takes(pod, info, snapshot, profile))
         }
     }
 }
@@ -111,9 +111,14 @@ fn speaks_of(term: &PodTerm, pod: &Pod, snapshot: &Snapshot) -> bool {
     term.matches(&pod.labels, snapshot.namespace(&pod.labels.namespace))
 }
 
-/// Whether a node would take the pod as far as the node itself goes, or others could make room for
-/// it there; and would not have before.
-fn takes(
+/// Whether a node would take the pod as far as the node itself goes.
+fn takes(pod: &Pod, info: &NodeInfo, snapshot: &Snapshot, profile: &Profile) -> bool {
+    filter::prepare_local(pod, snapshot, profile).admits(info, &mut |_| {})
+}
+
+/// Whether a node that came or changed would take the pod, or others could make room for it there;
+/// and would not have before.
+fn may_take(
     pod: &Pod,
     info: &NodeInfo,
     old: Option<&Node>,
@@ -127,11 +132,10 @@ fn takes(
         if prepared.admits(&before, &mut |_| {}) && !labels_matter {
             return false;
         }
-        let mut never = false;
-        prepared.passes(info, &mut |reason| never |= reason.is_final());
-        return !never;
     }
-    prepared.admits(info, &mut |_| {})
+    let mut never = false;
+    prepared.passes(info, &mut |reason| never |= reason.is_final());
+    !never
 }
 
 /// Whether other pods and topologies mean nothing to the pod.

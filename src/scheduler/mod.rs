@@ -17,6 +17,7 @@
 //! | [`classes`] | the same for the pods of one workload, in the logarithm of the nodes |
 //! | [`preempt`], [`gang`] | making room for what matters more; pods that come together or not at all |
 //! | [`queue`], [`hint`] | who waits, and for what |
+//! | [`deschedule`] | what should be elsewhere by now, for who asks for it |
 //! | [`explain`] | what every rule says of every node, for `coracle why` |
 //! | [`state`] | all of it together; still no I/O |
 //! | [`informers`], [`effects`], [`run`](mod@run) | the world |
@@ -29,6 +30,7 @@
 
 pub mod classes;
 pub mod config;
+pub mod deschedule;
 mod effects;
 pub mod explain;
 pub mod filter;
@@ -53,6 +55,8 @@ pub mod volumes;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 pub use config::{Configuration, Packing};
 pub use run::run;
 
@@ -62,11 +66,25 @@ pub struct SchedulerConfig {
     /// Who this process is among those that may schedule.
     pub identity: String,
     pub configuration: Configuration,
+    /// Whether pods are moved that should be elsewhere by now.
+    pub descheduling: Option<Descheduling>,
+}
+
+/// How pods are moved.
+#[derive(Debug, Clone, Copy)]
+pub struct Descheduling {
+    pub goal: deschedule::Goal,
+    pub limits: deschedule::Limits,
+    pub every: Duration,
 }
 
 impl SchedulerConfig {
     /// The default scheduler, spreading load.
     pub fn new(identity: impl Into<String>) -> Self {
-        Self { identity: identity.into(), configuration: Configuration::default() }
+        Self {
+            identity: identity.into(),
+            configuration: Configuration::default(),
+            descheduling: None,
+        }
     }
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Instrument as _;
 
-use super::SchedulerConfig;
 use super::effects::{Done, Effects};
 use super::informers::{self, Informers};
 use super::pod::GROUP_LABEL;
 use super::state::{State, Step};
+use super::{Descheduling, SchedulerConfig, deschedule};
 use crate::base::clock::SharedClock;
 use crate::base::shutdown::Shutdown;
 use crate::client::events::Recorder;
@@ -122,6 +123,8 @@ async fn lead(client: kube::Client, config: SchedulerConfig, clock: SharedClock,
         informers: informers.clone(),
     };
     let mut groups = Groups { client, stop: stop.clone(), heard: None };
+    let descheduling = config.descheduling;
+    let mut round = Round::new(descheduling.as_ref());
     let mut state = State::new(config.configuration);
     let mut news = informers.news();
     tokio::select! {
@@ -140,6 +143,7 @@ async fn lead(client: kube::Client, config: SchedulerConfig, clock: SharedClock,
             wanted = groups.next() => for (key, min) in wanted {
                 state.group(key, min, clock.monotonic());
             },
+            () = round.due() => deschedule(&state, descheduling, &effects),
             done = in_flight.next() => settle(&mut state, done, clock.monotonic()),
             () = sleep(wait) => {}
         }
@@ -153,6 +157,38 @@ async fn lead(client: kube::Client, config: SchedulerConfig, clock: SharedClock,
             let Some(step) = state.next(clock.monotonic()) else { break };
             in_flight.start(effects.clone(), step);
         }
+    }
+}
+
+/// When the descheduler has its turn.
+struct Round(Option<tokio::time::Interval>);
+
+impl Round {
+    fn new(descheduling: Option<&Descheduling>) -> Self {
+        Self(descheduling.map(|how| {
+            let mut every = tokio::time::interval_at(Instant::now() + how.every, how.every);
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            every
+        }))
+    }
+
+    async fn due(&mut self) {
+        match &mut self.0 {
+            Some(every) => {
+                every.tick().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// One round: what is decided is evicted behind the loop's back.
+fn deschedule(state: &State, descheduling: Option<Descheduling>, effects: &Effects) {
+    let (Some(how), Some(profile)) = (descheduling, state.first_profile()) else { return };
+    let moves = deschedule::plan(state.snapshot(), how.goal, how.limits, profile);
+    if !moves.is_empty() {
+        tracing::info!(goal = ?how.goal, moves = moves.len(), "pods are moved");
+        tokio::spawn(effects.clone().move_all(moves));
     }
 }
 

@@ -24,7 +24,7 @@ use super::pod::{Ask, Labels, Pod};
 use super::preempt::Budget;
 use super::volumes::Volumes;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Placed {
     pod: Arc<Pod>,
     node: Arc<str>,
@@ -59,7 +59,7 @@ pub struct Count {
 pub type OnNodes = HashMap<Arc<str>, Count>;
 
 /// Which nodes changed, in order, as far back as it is kept.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Log {
     /// How many entries were dropped.
     before: u64,
@@ -91,7 +91,7 @@ impl Log {
 }
 
 /// The cluster.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     nodes: Vec<NodeInfo>,
     index: HashMap<Arc<str>, usize>,
@@ -245,9 +245,9 @@ impl Snapshot {
         }
     }
 
-    /// The pod is gone, or takes up nothing any more. Answers whether it was counted.
-    pub fn remove(&mut self, uid: &str) -> bool {
-        let Some(placed) = self.placed.remove(uid) else { return false };
+    /// The pod is gone, or takes up nothing any more. Answers where it was counted.
+    pub fn remove(&mut self, uid: &str) -> Option<Arc<str>> {
+        let placed = self.placed.remove(uid)?;
         self.count(&placed.pod, &placed.node, -1);
         self.volumes.left_by(&placed.pod);
         match self.index.get(&placed.node) {
@@ -264,7 +264,7 @@ impl Snapshot {
                 }
             }
         }
-        true
+        Some(placed.node)
     }
 
     /// The pod could not be bound. Nothing happens when it has been seen bound meanwhile.

@@ -44,7 +44,7 @@ pub enum Step {
 
 /// The scheduler without its loop.
 pub struct State {
-    config: Configuration,
+    profiles: Vec<Arc<Profile>>,
     pub(super) snapshot: Snapshot,
     pub(super) queue: Queue,
     classes: Classes,
@@ -65,7 +65,7 @@ impl State {
     pub fn new(config: Configuration) -> Self {
         Self {
             queue: Queue::new(&config),
-            config,
+            profiles: config.profiles.into_iter().map(Arc::new).collect(),
             snapshot: Snapshot::default(),
             classes: Classes::default(),
             gangs: Gangs::default(),
@@ -76,6 +76,10 @@ impl State {
             ready: VecDeque::new(),
             start: 0,
         }
+    }
+
+    fn profile(&self, scheduler: &str) -> Option<&Arc<Profile>> {
+        self.profiles.iter().find(|profile| profile.name == scheduler)
     }
 
     /// Takes in a pod as it is now; `None`: it is gone, or has ended.
@@ -95,7 +99,7 @@ impl State {
             self.queue.remove(&pod.uid);
             self.withdraw(&pod.uid, now);
             self.place(pod, &node, now);
-        } else if pod.gated || pod.deleting || self.config.profile(&pod.scheduler).is_none() {
+        } else if pod.gated || pod.deleting || self.profile(&pod.scheduler).is_none() {
             self.queue.remove(&pod.uid);
             self.withdraw(&pod.uid, now);
         } else if !self.snapshot.is_assumed(&pod.uid) {
@@ -140,10 +144,8 @@ impl State {
         self.withdraw(&pod.uid, now);
         self.give_volumes_up(&pod.uid);
         self.doomed.remove(&pod.uid);
-        if self.snapshot.remove(&pod.uid)
-            && let Some(node) = &pod.node
-        {
-            self.wake(Event::PodGone { pod, node }, now);
+        if let Some(node) = self.snapshot.remove(&pod.uid) {
+            self.wake(Event::PodGone { pod, node: &node }, now);
         }
     }
 
@@ -164,9 +166,9 @@ impl State {
         if !self.queue.has_waiting() {
             return;
         }
-        let (snapshot, config) = (&self.snapshot, &self.config);
+        let (snapshot, profiles) = (&self.snapshot, &self.profiles);
         self.queue.wake(now, |pod, plugins| {
-            let profile = config.profile(&pod.scheduler);
+            let profile = profiles.iter().find(|profile| *profile.name == *pod.scheduler);
             profile.is_some_and(|profile| hint::helps(event, pod, plugins, snapshot, profile))
         });
     }
@@ -261,7 +263,7 @@ impl State {
         }
         self.queue.flush(now);
         let pod = self.queue.pop()?;
-        let profile = self.config.profile(&pod.scheduler).cloned();
+        let profile = self.profile(&pod.scheduler).cloned();
         let profile = profile.expect("only pods of a profile are in the queue");
         if profile.gangs && pod.member.is_some() {
             self.decide_gang(pod, &profile, now);
@@ -440,6 +442,11 @@ impl State {
     /// What is known of the cluster.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// The profile that pods have which say nothing.
+    pub fn first_profile(&self) -> Option<&Profile> {
+        self.profiles.first().map(|profile| &**profile)
     }
 
     /// Which of the pods of a group are counted on nodes.

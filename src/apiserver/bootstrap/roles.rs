@@ -278,6 +278,8 @@ const PLAIN: &[Role] = &[
             "get,list,patch,update,watch|core|persistentvolumeclaims",
         ],
     ),
+    // Moving pods that should be elsewhere by now.
+    ("coracle:descheduler", "", &["create|core|pods/eviction"]),
     // What a node's network tables are made from.
     (
         "coracle:network",
@@ -306,6 +308,7 @@ const BINDINGS: &[(&str, &str, &str, &str)] = &[
     ),
     ("system:kube-scheduler", "system:kube-scheduler", "User", "system:kube-scheduler"),
     ("system:volume-scheduler", "system:volume-scheduler", "User", "system:kube-scheduler"),
+    ("coracle:descheduler", "coracle:descheduler", "User", "system:kube-scheduler"),
     ("system:node-proxier", "system:node-proxier", "User", "system:kube-proxy"),
     ("system:kube-dns", "system:kube-dns", "ServiceAccount", "kube-system/kube-dns"),
     (

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::apiserver::admission::default_tolerations::DefaultTolerationSeconds;
 use crate::controllers::NodeLifecycleConfig;
 use crate::scheduler::config::file;
-use crate::scheduler::{Configuration, Packing};
+use crate::scheduler::deschedule::{self, Goal};
+use crate::scheduler::{Configuration, Descheduling, Packing};
 
 /// The arguments of `coracle server`.
 #[derive(Debug, clap::Args)]
@@ -36,6 +37,12 @@ pub struct ServerArgs {
     /// A KubeSchedulerConfiguration: profiles, plugins and their arguments
     #[arg(long, value_name = "FILE", conflicts_with = "scheduler_packing")]
     pub scheduler_config: Option<PathBuf>,
+    /// Move pods that should be elsewhere by now, within PodDisruptionBudgets
+    #[arg(long, value_enum)]
+    pub descheduler: Option<DeschedulerArg>,
+    /// How often the descheduler looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub descheduler_interval_seconds: u64,
     /// How often nodes are looked at
     #[arg(long, default_value_t = 5)]
     pub node_monitor_period_seconds: u64,
@@ -62,6 +69,24 @@ pub enum PackingArg {
     MostAllocated,
 }
 
+/// `--descheduler`.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum DeschedulerArg {
+    /// Empty nodes that are nearly empty, so that they can be switched off
+    Pack,
+    /// Let full nodes give to emptier ones
+    Spread,
+}
+
+impl DeschedulerArg {
+    fn goal(self) -> Goal {
+        match self {
+            Self::Pack => Goal::Pack,
+            Self::Spread => Goal::Spread,
+        }
+    }
+}
+
 /// Why a server cannot be configured so.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -72,6 +97,8 @@ pub enum ConfigError {
          --node-monitor-period-seconds {period}: every node would be taken for dead"
     )]
     GracePeriod { grace: u64, period: u64 },
+    #[error("--descheduler-interval-seconds 0: pods would be moved without end; give 1 or more")]
+    DeschedulerInterval,
     #[error("--scheduler-config {}: {why}", file.display())]
     Scheduler { file: PathBuf, why: String },
     #[error("--{flag} {given} is negative: give a number of seconds, 0 for at once")]
@@ -87,6 +114,7 @@ pub struct ServerConfig {
     pub tls_sans: Vec<String>,
     pub cluster_domain: String,
     pub scheduling: Configuration,
+    pub descheduling: Option<Descheduling>,
     pub node_lifecycle: NodeLifecycleConfig,
     pub tolerations: DefaultTolerationSeconds,
 }
@@ -99,6 +127,9 @@ impl ServerArgs {
     pub fn parse(self) -> Result<ServerConfig, ConfigError> {
         if self.store != "redb" {
             return Err(ConfigError::Store { given: self.store });
+        }
+        if self.descheduler_interval_seconds == 0 {
+            return Err(ConfigError::DeschedulerInterval);
         }
         let (period, grace) =
             (self.node_monitor_period_seconds, self.node_monitor_grace_period_seconds);
@@ -134,6 +165,11 @@ impl ServerArgs {
                     PackingArg::MostAllocated => Packing::MostAllocated,
                 }),
             },
+            descheduling: self.descheduler.map(|descheduler| Descheduling {
+                goal: descheduler.goal(),
+                limits: deschedule::Limits::default(),
+                every: Duration::from_secs(self.descheduler_interval_seconds),
+            }),
             node_lifecycle: NodeLifecycleConfig {
                 monitor_period: Duration::from_secs(period),
                 grace_period: Duration::from_secs(grace),

@@ -265,6 +265,7 @@ fn actors(
     let controllers = controllers::run(acting, settings, stop.clone());
     let scheduling = SchedulerConfig {
         configuration: config.scheduling.clone(),
+        descheduling: config.descheduling,
         ..SchedulerConfig::new(identity)
     };
     let scheduler = scheduler::run(

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod classes;
+mod deschedule;
 mod life;
 mod model;
 mod preempt;

@@ -115,7 +115,6 @@ impl Model {
             return Some("affinity");
         }
         let skew = i64::from(spec.skew?);
-        let count = |zone: &str| self.in_zone(zone).filter(same).count() as i64;
         let admitted = self.nodes.values().filter(|node| !spec.big || node.big);
         let counted = |zone: &str| {
             let on = |on: &str| {
@@ -123,7 +122,6 @@ impl Model {
             };
             self.there.values().filter(|(s, node)| s.app == spec.app && on(node)).count() as i64
         };
-        let _ = count;
         let least = admitted.map(|node| counted(&node.zone)).min().unwrap_or(0);
         (counted(&node.zone) + 1 - least > skew).then_some("spread")
     }

@@ -88,7 +88,7 @@ pub struct Attachable {
 }
 
 /// All of it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Volumes {
     claims: HashMap<Key, Arc<PvClaim>>,
     volumes: HashMap<String, Arc<Volume>>,
