@@ -1,32 +1,61 @@
-//! From an image reference to a file of a known digest.
+//! From an image reference to files of known digests.
 //!
-//! [`Images::resolve`] is the one place: it parses the reference, asks the source that serves its
-//! kind, and answers with an [`Artifact`] in the content store, whose file is named by the sha256 of
-//! its bytes. A source is a [`Source`]; registries slot in as one more.
+//! [`Images::resolve`] is the one place: it parses the reference, looks into the content store where
+//! the pull policy allows it, asks the sources that may have it in turn, and answers with a
+//! [`PulledImage`] whose every file is in the store under the sha256 of its bytes.
 //!
 //! | reference | source |
 //! |---|---|
 //! | `file:/path/to/app.wasm` | that file, where the node allows it |
 //! | `oci:/path/to/layout:tag`, `oci:/path/to/layout@sha256:…` | an OCI image layout |
 //! | `coracle.dev/samples/NAME:v1` | the guests carried in this binary |
+//! | `app:1`, `registry.example/team/app@sha256:…` | the cluster's registry, mirrors, the registry |
 //!
-//! **Invariant:** the bytes at [`Artifact::path`] have the digest [`Artifact::digest`], and a name in
-//! the content store is never written twice.
+//! | module | is |
+//! |---|---|
+//! | [`reference`], [`manifest`] | what names and documents say; pure |
+//! | [`blobs`], [`store`] | what is on disk |
+//! | [`pull`] | the way from a source to the store |
+//! | [`local`], [`samples`], [`client`] | the sources |
+//! | [`registry`] | the cluster's own registry, as a server serves it |
+//!
+//! **Invariant:** the bytes of every file that a [`PulledImage`] names have the digest that is told
+//! for them, and a name in the content store is never written twice.
 
-mod container;
-mod layout;
-mod reference;
+pub mod blobs;
+pub mod client;
+pub mod keyring;
+pub mod layer;
+mod local;
+pub mod manifest;
+mod problem;
+mod pull;
+pub mod reference;
+pub mod registries;
 pub mod samples;
 mod store;
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-pub use reference::Reference;
-use store::Store;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
-/// An artifact larger than this is refused.
-const ARTIFACT_BYTES_MAX: u64 = 256 << 20;
+pub use client::{ClientConfig, ClusterRegistry};
+pub use keyring::Keyring;
+pub use layer::open_layer;
+pub use problem::Problem;
+pub use reference::{Name, Reference, Version};
+pub use registries::Registries;
+pub use store::{Freed, Listed};
+
+use client::Client;
+use local::Layout;
+use pull::{Flights, Pull, Source};
+use store::{Content, Record, Store};
 
 /// `imagePullPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,39 +65,119 @@ pub enum PullPolicy {
     Never,
 }
 
-/// What this node lets its pods name.
-#[derive(Debug, Clone, Copy, Default)]
+/// Which platform of an image is taken, where it has several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Prefer {
+    /// `wasi/wasm`, else this machine's Linux.
+    #[default]
+    Wasm,
+    /// This machine's Linux, else `wasi/wasm`.
+    Linux,
+}
+
+/// What this node lets its pods name, and where it looks for it.
+#[derive(Clone, Default)]
 pub struct Policy {
     /// Whether `file:` references work: they let a pod run any wasm file of the host.
     pub allow_file: bool,
+    /// Mirrors, and how registries are spoken to.
+    pub registries: Registries,
+    /// The cluster's own registry, asked before all others.
+    pub cluster: Option<ClusterRegistry>,
+    /// Patience with registries.
+    pub client: ClientConfig,
 }
 
 /// How the image says it is to be run; empty where it does not say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
     pub entrypoint: Vec<String>,
     pub cmd: Vec<String>,
     /// `NAME=value`.
     pub env: Vec<String>,
     pub working_dir: Option<String>,
+    /// `1000:1000`, `nobody`.
+    pub user: Option<String>,
+    pub stop_signal: Option<String>,
+    pub volumes: Vec<String>,
+    /// `80/tcp`.
+    pub exposed_ports: Vec<String>,
+    pub labels: BTreeMap<String, String>,
 }
 
-/// A wasm file, ready to be run.
+/// A wasm file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Artifact {
+pub struct Module {
     /// The file in the content store.
     pub path: PathBuf,
     /// `sha256:` and 64 hexadecimal digits, of the wasm itself.
     pub digest: String,
     /// Bytes.
     pub size: u64,
+}
+
+/// A layer of a container image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// The blob; [`open_layer`] reads its tar.
+    pub path: PathBuf,
+    /// Of the blob.
+    pub digest: String,
+    /// Of the uncompressed tar, as the config says. Not verified here: who unpacks it does.
+    pub diff_id: String,
+    pub size: u64,
+    pub media_type: String,
+}
+
+/// What an image is run as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageKind {
+    Wasm(Module),
+    Container {
+        /// The config blob, JSON (OCI Image Configuration).
+        config: PathBuf,
+        /// The lowest first.
+        layers: Vec<Layer>,
+    },
+}
+
+/// An image whose every file is in the content store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PulledImage {
+    /// As it was asked for.
+    pub reference: String,
+    /// What a status tells as its id: `docker.io/library/nginx@sha256:…`.
+    pub id: String,
+    /// Of the manifest; of the file itself, where there is none.
+    pub digest: String,
+    /// Bytes of all its blobs.
+    pub size: u64,
     /// What the image's own config says.
     pub config: ImageConfig,
+    pub kind: ImageKind,
     /// Whether it was on this machine already, for the `Pulled` event.
     pub present: bool,
 }
 
-/// Why there is no artifact. The text is that of the pod's event.
+impl PulledImage {
+    /// The wasm file, where it is one.
+    pub fn module(&self) -> Option<&Module> {
+        match &self.kind {
+            ImageKind::Wasm(module) => Some(module),
+            ImageKind::Container { .. } => None,
+        }
+    }
+
+    /// The layers of a container image, the lowest first.
+    pub fn layers(&self) -> &[Layer] {
+        match &self.kind {
+            ImageKind::Wasm(_) => &[],
+            ImageKind::Container { layers, .. } => layers,
+        }
+    }
+}
+
+/// Why there is no image. The text is that of the pod's event.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {
     #[error(
@@ -92,30 +201,46 @@ impl ImageError {
     }
 }
 
-/// What a source found: the wasm in the content store, and the image's config.
-struct Fetched {
-    digest: String,
-    config: ImageConfig,
+/// Which image is wanted, and how.
+#[derive(Debug, Clone)]
+pub struct PullRequest {
+    /// As the Pod names it.
+    pub reference: String,
+    pub policy: PullPolicy,
+    pub prefer: Prefer,
+    /// What its `imagePullSecrets` hold.
+    pub keyring: Keyring,
 }
 
-/// A place that images come from.
-trait Source: Send + Sync {
-    /// Whether a reference of this source is always at hand, so that pulling it is no question.
-    fn local(&self) -> bool;
-
-    /// Puts the wasm that `reference` names into `store`. The error names what is wrong and what
-    /// to do, without the reference.
-    fn fetch(&self, reference: &Reference, store: &Store) -> Result<Fetched, String>;
+impl PullRequest {
+    /// A request without secrets.
+    pub fn new(reference: impl Into<String>, policy: PullPolicy) -> Self {
+        Self {
+            reference: reference.into(),
+            policy,
+            prefer: Prefer::default(),
+            keyring: Keyring::default(),
+        }
+    }
 }
 
 /// The images of a node.
 pub struct Images {
-    shared: Arc<Shared>,
+    store: Arc<Store>,
+    allow_file: bool,
+    client: Client,
+    flights: Flights,
+    /// What images that are being pulled are made of, by reference.
+    wanted: Mutex<HashMap<String, Vec<manifest::Descriptor>>>,
 }
 
-struct Shared {
-    store: Store,
-    policy: Policy,
+fn parse(text: &str) -> Result<Reference, ImageError> {
+    Reference::parse(text)
+        .map_err(|problem| ImageError::InvalidName { reference: text.to_owned(), problem })
+}
+
+fn failed(text: &str, problem: &Problem) -> ImageError {
+    ImageError::Pull { reference: text.to_owned(), problem: problem.to_string() }
 }
 
 impl Images {
@@ -124,75 +249,196 @@ impl Images {
     /// # Errors
     /// When the directory cannot be made.
     pub fn new(dir: &Path, policy: Policy) -> std::io::Result<Self> {
-        Ok(Self { shared: Arc::new(Shared { store: Store::open(dir)?, policy }) })
+        Ok(Self {
+            store: Arc::new(Store::open(dir)?),
+            allow_file: policy.allow_file,
+            client: Client::new(policy.registries, policy.cluster, policy.client),
+            flights: Flights::default(),
+            wanted: Mutex::default(),
+        })
     }
 
-    /// The artifact that `reference` names, fetched where `policy` asks for it.
+    /// The image that is asked for, pulled where its policy asks for it.
     ///
     /// # Errors
     /// See [`ImageError`].
-    pub async fn resolve(
+    pub async fn resolve(&self, request: &PullRequest) -> Result<PulledImage, ImageError> {
+        match self.look(request).await? {
+            Some(found) => Ok(found),
+            None => self.pull(request).await,
+        }
+    }
+
+    /// The image, where it is here and its policy takes it from here.
+    ///
+    /// # Errors
+    /// See [`ImageError`].
+    pub async fn look(&self, request: &PullRequest) -> Result<Option<PulledImage>, ImageError> {
+        let text = &request.reference;
+        let reference = parse(text)?;
+        if let Some(local) = self.always_here(&reference).await {
+            return local.map(Some).map_err(|problem| failed(text, &problem));
+        }
+        if request.policy == PullPolicy::Always {
+            return Ok(None);
+        }
+        match self.store.remembered(&reference.to_string(), request.prefer) {
+            Some((record, id)) => Ok(Some(self.store.pulled(text, id, &record, true))),
+            None if request.policy == PullPolicy::Never => {
+                Err(ImageError::NeverPull { reference: text.clone() })
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Pulls an image, whatever is here.
+    ///
+    /// # Errors
+    /// See [`ImageError`].
+    pub async fn pull(&self, request: &PullRequest) -> Result<PulledImage, ImageError> {
+        let text = &request.reference;
+        let reference = parse(text)?;
+        let pulled = self.from_source(&reference, request).await;
+        self.wanted.lock().remove(text);
+        let (record, id) = pulled.map_err(|problem| failed(text, &problem))?;
+        let stored = self.store.remember(&reference.to_string(), request.prefer, &id, &record);
+        stored.map_err(|error| failed(text, &error.into()))?;
+        Ok(self.store.pulled(text, id, &record, false))
+    }
+
+    /// How many of the bytes of an image that is being pulled are here, and how many it has.
+    pub fn progress(&self, reference: &str) -> Option<(u64, u64)> {
+        let wanted = self.wanted.lock().get(reference).cloned()?;
+        let blobs = &self.store.blobs;
+        let here = |blob: &manifest::Descriptor| {
+            blobs.size(&blob.digest).or_else(|| {
+                std::fs::metadata(blobs.partial_path(&blob.digest)).ok().map(|meta| meta.len())
+            })
+        };
+        let done = wanted.iter().filter_map(here).sum();
+        Some((done, wanted.iter().map(|blob| blob.size).sum()))
+    }
+
+    /// Files and samples: pulling them is no question.
+    async fn always_here(&self, reference: &Reference) -> Option<Result<PulledImage, Problem>> {
+        match reference {
+            Reference::File(_) if !self.allow_file => {
+                return Some(Err(Problem::refused(
+                    "this node does not run files of its host: start its agent with \
+                     --allow-file-images, or use an oci: layout",
+                )));
+            }
+            Reference::File(_) => {}
+            Reference::Registry(name) if samples::is_sample(name) => {}
+            _ => return None,
+        }
+        let (store, reference) = (Arc::clone(&self.store), reference.clone());
+        let added = tokio::task::spawn_blocking(move || add_local(&reference, &store)).await;
+        Some(added.unwrap_or_else(|error| Err(Problem::Disk(error.to_string()))))
+    }
+
+    async fn from_source(
         &self,
-        reference: &str,
-        policy: PullPolicy,
-    ) -> Result<Artifact, ImageError> {
-        let shared = self.shared.clone();
-        let text = reference.to_string();
-        tokio::task::spawn_blocking(move || shared.resolve(&text, policy)).await.unwrap_or_else(
-            |error| {
-                Err(ImageError::Pull {
-                    reference: reference.to_string(),
-                    problem: format!("the task that fetched it broke: {error}"),
-                })
-            },
-        )
+        reference: &Reference,
+        request: &PullRequest,
+    ) -> Result<(Record, String), Problem> {
+        match reference {
+            Reference::Layout { dir, version } => {
+                let layout = Layout { dir: dir.clone() };
+                let (top, record) = self.take(&layout, version, request).await?;
+                Ok((record, format!("oci:{}@{top}", dir.display())))
+            }
+            Reference::Registry(name) => self.from_registries(name, request).await,
+            Reference::File(_) => Err(Problem::refused("a file is never pulled")),
+        }
+    }
+
+    /// The digest of what `version` names, and the image for this machine.
+    async fn take(
+        &self,
+        source: &dyn Source,
+        version: &Version,
+        request: &PullRequest,
+    ) -> Result<(String, Record), Problem> {
+        let prefer = request.prefer;
+        let pull = Pull { source, store: &self.store, flights: &self.flights, prefer };
+        let resolved = pull.resolve(version).await?;
+        self.wanted.lock().insert(request.reference.clone(), resolved.blobs());
+        let record = pull.fetch(&resolved).await?;
+        Ok((resolved.top.digest, record))
+    }
+
+    async fn from_registries(
+        &self,
+        name: &Name,
+        request: &PullRequest,
+    ) -> Result<(Record, String), Problem> {
+        let mut problems = client::Problems::new(name);
+        for remote in self.client.remotes(name, &request.keyring) {
+            let remote = match remote {
+                Ok(remote) => remote,
+                Err(problem) => {
+                    problems.push(None, problem);
+                    continue;
+                }
+            };
+            match self.take(&remote, &name.version, request).await {
+                Ok((top, record)) => return Ok((record, format!("{}@{top}", name.familiar()))),
+                // No other source makes the disk larger.
+                Err(problem @ Problem::Disk(_)) => return Err(problem),
+                Err(problem) => problems.push(Some(&remote), problem),
+            }
+        }
+        Err(problems.told())
+    }
+
+    /// All images of this node, the largest first.
+    pub fn list(&self) -> Vec<Listed> {
+        self.store.list()
+    }
+
+    /// The uncompressed digests of all layers that images here are made of.
+    pub fn known_layers(&self) -> HashSet<String> {
+        self.store.diff_ids()
+    }
+
+    /// Removes images whose digest is not in `used` and that were not asked for within `age`, those
+    /// longest unused first, until `wanted` bytes are free. Waits for the disk.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn collect(
+        &self,
+        wanted: u64,
+        used: &HashSet<String>,
+        age: Duration,
+        now: Timestamp,
+    ) -> std::io::Result<Freed> {
+        self.store.collect(wanted, used, age, now)
     }
 }
 
-impl Shared {
-    fn resolve(&self, text: &str, policy: PullPolicy) -> Result<Artifact, ImageError> {
-        let reference = Reference::parse(text)
-            .map_err(|problem| ImageError::InvalidName { reference: text.to_string(), problem })?;
-        let failed = |problem| ImageError::Pull { reference: text.to_string(), problem };
-        let source = self.source(&reference).map_err(failed)?;
-        if !source.local() && policy != PullPolicy::Always {
-            if let Some(artifact) = self.store.remembered(text) {
-                return Ok(artifact);
-            }
-            if policy == PullPolicy::Never {
-                return Err(ImageError::NeverPull { reference: text.to_string() });
-            }
-        }
-        let fetched = source.fetch(&reference, &self.store).map_err(failed)?;
-        let present = source.local();
-        let artifact = self.store.artifact(&fetched.digest, fetched.config, present);
-        let artifact = artifact.map_err(|error| failed(format!("content store: {error}")))?;
-        if !source.local() {
-            self.store
-                .remember(text, &artifact)
-                .map_err(|error| failed(format!("content store: {error}")))?;
-        }
-        Ok(artifact)
+fn add_local(reference: &Reference, store: &Store) -> Result<PulledImage, Problem> {
+    let (digest, size) = match reference {
+        Reference::File(path) => local::add_file(path, store)?,
+        Reference::Registry(name) => samples::add_sample(name, store)?,
+        Reference::Layout { .. } => unreachable!("a layout is pulled"),
+    };
+    let record = Record {
+        digest: digest.clone(),
+        content: Content::Module { digest: digest.clone(), size },
+        config: ImageConfig::default(),
+        blobs: BTreeMap::from([(digest.clone(), size)]),
+        pulled_at: Timestamp::now(),
+    };
+    let text = reference.to_string();
+    let same = store
+        .remembered(&text, Prefer::Wasm)
+        .is_some_and(|(known, _)| known.digest == record.digest);
+    if !same {
+        store.remember(&text, Prefer::Wasm, &digest, &record)?;
     }
-
-    fn source(&self, reference: &Reference) -> Result<Box<dyn Source>, String> {
-        match reference {
-            Reference::File(_) if !self.policy.allow_file => {
-                Err("this node does not run files of its host: start its agent with \
-                 --allow-file-images, or use an oci: layout"
-                    .to_string())
-            }
-            Reference::File(_) => Ok(Box::new(store::FileSource)),
-            Reference::Layout { .. } => Ok(Box::new(layout::LayoutSource)),
-            Reference::Registry { .. } if samples::is_sample(reference) => {
-                Ok(Box::new(samples::SampleSource))
-            }
-            Reference::Registry { domain, .. } => Err(format!(
-                "registry {domain} cannot be reached from here: use oci:/path/to/layout:tag or \
-                 file:/path/to/app.wasm"
-            )),
-        }
-    }
+    Ok(store.pulled(&text, digest, &record, true))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! The guests that this binary carries, as `coracle.dev/samples/NAME:v1`, so that the demo's
 //! manifests run on any node. Their sources are in `wasm-samples/`.
 
-use super::reference::Version;
-use super::{Fetched, ImageConfig, Reference, Source, Store};
+use super::problem::Problem;
+use super::reference::{Name, Version};
+use super::store::Store;
 
 const DOMAIN: &str = "coracle.dev";
 const PREFIX: &str = "samples/";
@@ -25,38 +26,30 @@ pub fn sample(name: &str) -> Option<&'static [u8]> {
     SAMPLES.iter().find(|(sample, _)| *sample == name).map(|(_, bytes)| *bytes)
 }
 
-pub(super) fn is_sample(reference: &Reference) -> bool {
-    matches!(reference, Reference::Registry { domain, repository, .. }
-        if domain == DOMAIN && repository.starts_with(PREFIX))
+pub(super) fn is_sample(name: &Name) -> bool {
+    name.domain == DOMAIN && name.repository.starts_with(PREFIX)
 }
 
-/// References to samples.
-pub(super) struct SampleSource;
-
-impl Source for SampleSource {
-    fn local(&self) -> bool {
-        true
-    }
-
-    fn fetch(&self, reference: &Reference, store: &Store) -> Result<Fetched, String> {
-        let Reference::Registry { repository, version, .. } = reference else {
-            return Err("not the name of a sample".to_string());
-        };
-        let name = repository.strip_prefix(PREFIX).unwrap_or(repository);
-        let known = || SAMPLES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        let mut bytes = sample(name)
-            .ok_or_else(|| format!("no sample named {name:?}; there are {}", known()))?;
-        let digest = store.add(&mut bytes).map_err(|error| format!("content store: {error}"))?;
-        match version {
-            Version::Tag(tag) if tag == TAG => {}
-            Version::Digest(wanted) if *wanted == digest => {}
-            Version::Tag(tag) => {
-                return Err(format!("sample {name} has no tag {tag:?}, only {TAG}"));
-            }
-            Version::Digest(wanted) => {
-                return Err(format!("sample {name} has digest {digest}, not {wanted}"));
-            }
+/// Puts the sample of that name into the store. Digest and size.
+///
+/// # Errors
+/// There is none.
+pub(super) fn add_sample(name: &Name, store: &Store) -> Result<(String, u64), Problem> {
+    let short = name.repository.strip_prefix(PREFIX).unwrap_or(&name.repository);
+    let known = || SAMPLES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let mut bytes = sample(short).ok_or_else(|| {
+        Problem::NotFound(format!("no sample named {short:?}; there are {}", known()))
+    })?;
+    let size = bytes.len() as u64;
+    let (digest, _) = store.blobs.add(&mut bytes, size)?;
+    match &name.version {
+        Version::Tag(tag) if tag == TAG => Ok((digest, size)),
+        Version::Digest(wanted) if *wanted == digest => Ok((digest, size)),
+        Version::Tag(tag) => {
+            Err(Problem::NotFound(format!("sample {short} has no tag {tag:?}, only {TAG}")))
         }
-        Ok(Fetched { digest, config: ImageConfig::default() })
+        Version::Digest(wanted) => {
+            Err(Problem::NotFound(format!("sample {short} has digest {digest}, not {wanted}")))
+        }
     }
 }

@@ -1,165 +1,377 @@
-//! The content store: a file per sha256, and what references meant when they were last fetched.
+//! The content store of a node: blobs, which images they make up, and what references meant when
+//! they were last pulled.
 //!
 //! ```text
-//! DIR/blobs/sha256/HEX   the wasm
-//! DIR/refs/HEX           sha256 of the reference → digest and config, as JSON
-//! DIR/tmp/               files that are still being written
+//! DIR/blobs, partial, tmp   see `blobs`
+//! DIR/images/HEX            an image by the digest of its manifest: its blobs and form, as JSON
+//! DIR/refs/HEX              sha256 of a reference and preference → the image's digest, as JSON
 //! ```
+//!
+//! All of `images` and `refs` is in memory too; the files are read once.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-use super::{ARTIFACT_BYTES_MAX, Artifact, Fetched, ImageConfig, Reference, Source};
+use super::blobs::Blobs;
+use super::{ImageConfig, ImageKind, Layer, Module, Prefer, PulledImage};
 
-pub(super) struct Store {
-    blobs: PathBuf,
-    refs: PathBuf,
-    tmp: PathBuf,
-    serial: AtomicU64,
+/// Blobs that belong to no image serve a pull that is tried again for this long.
+const ORPHAN_AGE: Duration = Duration::from_secs(3600);
+
+/// A layer as a record names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    pub digest: String,
+    pub diff_id: String,
+    pub size: u64,
+    pub media_type: String,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Remembered {
+/// What an image is run as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    Module { digest: String, size: u64 },
+    Container { config: String, layers: Vec<LayerRecord> },
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Of the manifest; of the file itself where there is none.
+    pub digest: String,
+    pub content: Content,
+    pub config: ImageConfig,
+    /// Everything that is to be kept for it, documents included, with sizes.
+    pub blobs: BTreeMap<String, u64>,
+    pub pulled_at: Timestamp,
+}
+
+impl Record {
+    pub fn size(&self) -> u64 {
+        self.blobs.values().sum()
+    }
+}
+
+/// What a reference means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Meaning {
     reference: String,
+    prefer: Prefer,
+    /// Of the image.
     digest: String,
-    entrypoint: Vec<String>,
-    cmd: Vec<String>,
-    env: Vec<String>,
-    working_dir: Option<String>,
+    /// `docker.io/library/nginx@sha256:…`.
+    id: String,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    images: HashMap<String, Record>,
+    refs: HashMap<(String, Prefer), Meaning>,
+    /// When an image was last asked for, by digest.
+    used: HashMap<String, Timestamp>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Store {
+    pub blobs: Arc<Blobs>,
+    images: PathBuf,
+    refs: PathBuf,
+    known: Mutex<Known>,
+}
+
+/// An image as the Node object tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub digest: String,
+    /// By digest first, then by tag.
+    pub names: Vec<String>,
+    pub size: u64,
+    pub used_at: Timestamp,
+}
+
+/// What a collection took away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Freed {
+    pub bytes: u64,
+    pub images: Vec<String>,
+}
+
+fn read_all<T: DeserializeOwned>(dir: &Path) -> io::Result<Vec<T>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        match fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            Some(value) => all.push(value),
+            None => {
+                tracing::warn!(path = %path.display(), "a note of the content store cannot be read; it is dropped");
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+    Ok(all)
 }
 
 impl Store {
+    /// Opens (or makes) the store in `dir`.
+    ///
+    /// # Errors
+    /// What the file system says.
     pub fn open(dir: &Path) -> io::Result<Self> {
         let store = Self {
-            blobs: dir.join("blobs/sha256"),
+            blobs: Arc::new(Blobs::open(dir)?),
+            images: dir.join("images"),
             refs: dir.join("refs"),
-            tmp: dir.join("tmp"),
-            serial: AtomicU64::new(0),
+            known: Mutex::default(),
         };
-        // What a killed process left half-written is of no use to anyone.
-        let _ = fs::remove_dir_all(&store.tmp);
-        for dir in [&store.blobs, &store.refs, &store.tmp] {
+        for dir in [&store.images, &store.refs] {
             fs::create_dir_all(dir)?;
         }
+        let mut known = Known::default();
+        for record in read_all::<Record>(&store.images)? {
+            // A blob may have been lost with the power.
+            if record.blobs.iter().all(|(digest, size)| store.blobs.size(digest) == Some(*size)) {
+                known.images.insert(record.digest.clone(), record);
+            }
+        }
+        for meaning in read_all::<Meaning>(&store.refs)? {
+            if known.images.contains_key(&meaning.digest) {
+                known.refs.insert((meaning.reference.clone(), meaning.prefer), meaning);
+            }
+        }
+        *store.known.lock() = known;
         Ok(store)
     }
 
-    /// Takes in all of `from` and gives its digest.
-    pub fn add(&self, from: &mut dyn Read) -> io::Result<String> {
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let path = self.tmp.join(format!("{}-{serial}", std::process::id()));
-        let added = self.add_at(&path, from);
-        if added.is_err() {
-            let _ = fs::remove_file(&path);
-        }
-        added
+    fn write(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
+        let tmp = self.blobs.tmp_path();
+        fs::write(&tmp, serde_json::to_vec(value)?)?;
+        fs::rename(tmp, path)
     }
 
-    fn add_at(&self, path: &Path, from: &mut dyn Read) -> io::Result<String> {
-        let mut file = File::create(path)?;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; 1 << 16];
-        let mut size = 0;
-        loop {
-            let len = from.read(&mut buffer)?;
-            if len == 0 {
+    fn image_file(&self, digest: &str) -> PathBuf {
+        self.images.join(digest.trim_start_matches("sha256:"))
+    }
+
+    fn ref_file(&self, reference: &str, prefer: Prefer) -> PathBuf {
+        let key = format!("{prefer:?} {reference}");
+        self.refs.join(hex::encode(Sha256::digest(key.as_bytes())))
+    }
+
+    /// The image of a manifest that is here already.
+    pub fn image(&self, digest: &str) -> Option<Record> {
+        self.known.lock().images.get(digest).cloned()
+    }
+
+    /// `reference` means this image from now on. The blobs must be here.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remember(
+        &self,
+        reference: &str,
+        prefer: Prefer,
+        id: &str,
+        record: &Record,
+    ) -> io::Result<()> {
+        let meaning = Meaning {
+            reference: reference.to_owned(),
+            prefer,
+            digest: record.digest.clone(),
+            id: id.to_owned(),
+        };
+        // The files first: what is told must survive.
+        let known = self.image(&record.digest);
+        if known.as_ref() != Some(record) {
+            self.write(&self.image_file(&record.digest), record)?;
+        }
+        self.write(&self.ref_file(reference, prefer), &meaning)?;
+        let mut known = self.known.lock();
+        known.used.insert(record.digest.clone(), Timestamp::now());
+        known.images.insert(record.digest.clone(), record.clone());
+        known.refs.insert((reference.to_owned(), prefer), meaning);
+        Ok(())
+    }
+
+    /// What `reference` meant when it was last pulled, if that is still here.
+    pub fn remembered(&self, reference: &str, prefer: Prefer) -> Option<(Record, String)> {
+        let mut known = self.known.lock();
+        let meaning = known.refs.get(&(reference.to_owned(), prefer))?.clone();
+        let record = known.images.get(&meaning.digest)?.clone();
+        known.used.insert(meaning.digest, Timestamp::now());
+        Some((record, meaning.id))
+    }
+
+    /// A record as those that run it see it.
+    pub fn pulled(
+        &self,
+        reference: &str,
+        id: String,
+        record: &Record,
+        present: bool,
+    ) -> PulledImage {
+        let kind = match &record.content {
+            Content::Module { digest, size } => ImageKind::Wasm(Module {
+                path: self.blobs.path(digest),
+                digest: digest.clone(),
+                size: *size,
+            }),
+            Content::Container { config, layers } => ImageKind::Container {
+                config: self.blobs.path(config),
+                layers: layers
+                    .iter()
+                    .map(|layer| Layer {
+                        path: self.blobs.path(&layer.digest),
+                        digest: layer.digest.clone(),
+                        diff_id: layer.diff_id.clone(),
+                        size: layer.size,
+                        media_type: layer.media_type.clone(),
+                    })
+                    .collect(),
+            },
+        };
+        PulledImage {
+            reference: reference.to_owned(),
+            id,
+            digest: record.digest.clone(),
+            size: record.size(),
+            config: record.config.clone(),
+            kind,
+            present,
+        }
+    }
+
+    /// All images, the largest first.
+    pub fn list(&self) -> Vec<Listed> {
+        let known = self.known.lock();
+        let mut names: HashMap<&str, (HashSet<&str>, HashSet<&str>)> = HashMap::new();
+        for meaning in known.refs.values() {
+            let (ids, tags) = names.entry(&meaning.digest).or_default();
+            ids.insert(&meaning.id);
+            if meaning.reference != meaning.id {
+                tags.insert(&meaning.reference);
+            }
+        }
+        let mut all: Vec<Listed> = known
+            .images
+            .values()
+            .map(|record| {
+                let (ids, tags) = names.remove(record.digest.as_str()).unwrap_or_default();
+                let sorted = |set: HashSet<&str>| {
+                    let mut all: Vec<String> = set.into_iter().map(str::to_owned).collect();
+                    all.sort();
+                    all
+                };
+                let used_at = known.used.get(&record.digest).copied();
+                Listed {
+                    digest: record.digest.clone(),
+                    names: [sorted(ids), sorted(tags)].concat(),
+                    size: record.size(),
+                    used_at: used_at.unwrap_or(record.pulled_at),
+                }
+            })
+            .collect();
+        all.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.digest.cmp(&b.digest)));
+        all
+    }
+
+    /// The uncompressed digests of all layers of all images.
+    pub fn diff_ids(&self) -> HashSet<String> {
+        let known = self.known.lock();
+        let layers = known.images.values().flat_map(|record| match &record.content {
+            Content::Container { layers, .. } => layers.as_slice(),
+            Content::Module { .. } => &[],
+        });
+        layers.map(|layer| layer.diff_id.clone()).collect()
+    }
+
+    /// Forgets an image and removes the blobs that no other has. What it freed.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn forget(&self, digest: &str) -> io::Result<u64> {
+        let mut known = self.known.lock();
+        let Some(record) = known.images.remove(digest) else { return Ok(0) };
+        known.used.remove(digest);
+        let gone: Vec<(String, Prefer)> = known
+            .refs
+            .iter()
+            .filter(|(_, meaning)| meaning.digest == digest)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            let _ = fs::remove_file(self.ref_file(&key.0, key.1));
+            known.refs.remove(&key);
+        }
+        let _ = fs::remove_file(self.image_file(digest));
+        let mut freed = 0;
+        for blob in record.blobs.keys() {
+            if !known.images.values().any(|other| other.blobs.contains_key(blob)) {
+                freed += self.blobs.remove(blob)?;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Removes blobs that belong to no image and beginnings of blobs, once they are old.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sweep(&self, age: Duration) -> io::Result<u64> {
+        let now = SystemTime::now();
+        let old = |found: &super::blobs::Found| {
+            now.duration_since(found.modified).is_ok_and(|since| since >= age)
+        };
+        let mut freed = 0;
+        for found in self.blobs.all()?.into_iter().filter(old) {
+            // Held, so that a pull that ends just now has remembered its image or keeps its blobs.
+            let known = self.known.lock();
+            if !known.images.values().any(|record| record.blobs.contains_key(&found.digest)) {
+                freed += self.blobs.remove(&found.digest)?;
+            }
+        }
+        for found in self.blobs.partials()?.into_iter().filter(old) {
+            self.blobs.forget_partial(&found.digest);
+            freed += found.size;
+        }
+        Ok(freed)
+    }
+
+    /// Removes images that are not in `used` and were not asked for within `age`, those longest
+    /// unused first, until `wanted` bytes are free.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn collect(
+        &self,
+        wanted: u64,
+        used: &HashSet<String>,
+        age: Duration,
+        now: Timestamp,
+    ) -> io::Result<Freed> {
+        let mut freed = Freed { bytes: self.sweep(ORPHAN_AGE)?, images: Vec::new() };
+        let mut unused = self.list();
+        unused.retain(|image| {
+            let since = Duration::try_from(now.duration_since(image.used_at)).unwrap_or_default();
+            !used.contains(&image.digest) && since >= age
+        });
+        unused.sort_by_key(|image| image.used_at);
+        for image in unused {
+            if freed.bytes >= wanted {
                 break;
             }
-            size += len as u64;
-            if size > ARTIFACT_BYTES_MAX {
-                return Err(io::Error::other(format!(
-                    "larger than {} MiB, which is the most that is taken",
-                    ARTIFACT_BYTES_MAX >> 20
-                )));
-            }
-            hash.update(&buffer[..len]);
-            file.write_all(&buffer[..len])?;
+            freed.bytes += self.forget(&image.digest)?;
+            freed.images.push(image.names.first().cloned().unwrap_or(image.digest));
         }
-        let hex = hex::encode(hash.finalize());
-        let target = self.blobs.join(&hex);
-        if target.exists() {
-            fs::remove_file(path)?;
-        } else {
-            file.sync_data()?;
-            fs::rename(path, target)?;
-        }
-        Ok(format!("sha256:{hex}"))
-    }
-
-    fn blob(&self, digest: &str) -> PathBuf {
-        self.blobs.join(digest.trim_start_matches("sha256:"))
-    }
-
-    /// The artifact of a digest that was added.
-    pub fn artifact(
-        &self,
-        digest: &str,
-        config: ImageConfig,
-        present: bool,
-    ) -> io::Result<Artifact> {
-        let path = self.blob(digest);
-        let size = fs::metadata(&path)?.len();
-        Ok(Artifact { path, digest: digest.to_string(), size, config, present })
-    }
-
-    fn ref_file(&self, reference: &str) -> PathBuf {
-        self.refs.join(hex::encode(Sha256::digest(reference.as_bytes())))
-    }
-
-    pub fn remember(&self, reference: &str, artifact: &Artifact) -> io::Result<()> {
-        let config = artifact.config.clone();
-        let remembered = Remembered {
-            reference: reference.to_string(),
-            digest: artifact.digest.clone(),
-            entrypoint: config.entrypoint,
-            cmd: config.cmd,
-            env: config.env,
-            working_dir: config.working_dir,
-        };
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let path = self.tmp.join(format!("{}-{serial}", std::process::id()));
-        fs::write(&path, serde_json::to_vec(&remembered)?)?;
-        fs::rename(path, self.ref_file(reference))
-    }
-
-    /// What `reference` meant when it was last fetched, if that is still here.
-    pub fn remembered(&self, reference: &str) -> Option<Artifact> {
-        let bytes = fs::read(self.ref_file(reference)).ok()?;
-        let remembered: Remembered = serde_json::from_slice(&bytes).ok()?;
-        let config = ImageConfig {
-            entrypoint: remembered.entrypoint,
-            cmd: remembered.cmd,
-            env: remembered.env,
-            working_dir: remembered.working_dir,
-        };
-        self.artifact(&remembered.digest, config, true).ok()
-    }
-}
-
-/// `file:` references.
-pub(super) struct FileSource;
-
-impl Source for FileSource {
-    fn local(&self) -> bool {
-        true
-    }
-
-    fn fetch(&self, reference: &Reference, store: &Store) -> Result<Fetched, String> {
-        let Reference::File(path) = reference else {
-            return Err("not a file: reference".to_string());
-        };
-        let named = |error: io::Error| format!("{}: {error}", path.display());
-        let file = File::open(path).map_err(named)?;
-        if !file.metadata().map_err(named)?.is_file() {
-            return Err(format!("{}: not a regular file", path.display()));
-        }
-        // Copied, so that a file that is written while its pod runs harms nobody.
-        let digest = store.add(&mut { file }).map_err(named)?;
-        Ok(Fetched { digest, config: ImageConfig::default() })
+        Ok(freed)
     }
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::image::{ClientConfig, Registries};
+
 /// The version that the agent reports as its kubelet's.
 pub const KUBELET_VERSION: &str = concat!("v1.37.0+coracle.", env!("CARGO_PKG_VERSION"));
 
@@ -58,6 +60,28 @@ impl Default for LogSettings {
     }
 }
 
+/// Unused images are removed once the disk is fuller than `high_percent`, until it is no fuller than
+/// `low_percent`, as the kubelet does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageGc {
+    pub high_percent: u8,
+    pub low_percent: u8,
+    /// An image that was asked for within this time stays.
+    pub age_min: Duration,
+    pub every: Duration,
+}
+
+impl Default for ImageGc {
+    fn default() -> Self {
+        Self {
+            high_percent: 85,
+            low_percent: 80,
+            age_min: Duration::from_secs(120),
+            every: Duration::from_secs(300),
+        }
+    }
+}
+
 /// One agent.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -83,6 +107,12 @@ pub struct AgentConfig {
     pub allow_file_images: bool,
     /// hostPath volumes are allowed at and below these.
     pub host_paths: Vec<PathBuf>,
+    /// Mirrors, and how registries are spoken to.
+    pub registries: Registries,
+    /// Patience with registries.
+    pub image_client: ClientConfig,
+    /// When unused images are removed.
+    pub image_gc: ImageGc,
     pub cluster_domain: String,
     pub cluster_dns: IpAddr,
     pub lease: LeaseSettings,
@@ -111,6 +141,9 @@ impl AgentConfig {
             memory_bytes: None,
             allow_file_images: false,
             host_paths: Vec::new(),
+            registries: Registries::default(),
+            image_client: ClientConfig::default(),
+            image_gc: ImageGc::default(),
             cluster_domain: "cluster.local".to_owned(),
             cluster_dns: IpAddr::V4(Ipv4Addr::new(10, 43, 0, 10)),
             lease: LeaseSettings::default(),
@@ -136,6 +169,10 @@ impl AgentConfig {
                 every: self.lease.renew_every.as_secs(),
                 duration: self.lease.duration.as_secs(),
             });
+        }
+        let gc = self.image_gc;
+        if gc.low_percent > gc.high_percent || gc.high_percent > 100 {
+            return Err(ConfigError::ImageGc { high: gc.high_percent, low: gc.low_percent });
         }
         if let Some(relative) = self.host_paths.iter().find(|p| !p.is_absolute()) {
             return Err(ConfigError::HostPath { given: relative.display().to_string() });
@@ -173,6 +210,12 @@ pub enum ConfigError {
         "--register-with-taints {given:?} is not KEY=VALUE:EFFECT or KEY:EFFECT, with the effect NoSchedule, PreferNoSchedule or NoExecute"
     )]
     Taint { given: String },
+    #[error(
+        "--image-gc-low-threshold {low} and --image-gc-high-threshold {high} are percents of the disk, the low one not above the high one"
+    )]
+    ImageGc { high: u8, low: u8 },
+    #[error("--private-registry {why}")]
+    Registries { why: String },
     #[error("--allow-host-path {given:?} is not an absolute path")]
     HostPath { given: String },
     #[error(
@@ -245,6 +288,24 @@ pub struct AgentArgs {
     /// Allow hostPath volumes at and below this path, repeatable
     #[arg(long = "allow-host-path")]
     pub host_paths: Vec<PathBuf>,
+    /// Mirrors, credentials and TLS of image registries, in the form of k3s' registries.yaml
+    #[arg(long)]
+    pub private_registry: Option<PathBuf>,
+    /// How long a registry may be silent before the pull is tried again
+    #[arg(long, default_value_t = 30)]
+    pub image_pull_idle_seconds: u64,
+    /// Percent of the disk above which unused images are removed
+    #[arg(long, default_value_t = 85)]
+    pub image_gc_high_threshold: u8,
+    /// Percent of the disk down to which unused images are removed
+    #[arg(long, default_value_t = 80)]
+    pub image_gc_low_threshold: u8,
+    /// An image that was used within this time is not removed
+    #[arg(long, default_value_t = 120)]
+    pub image_gc_min_age_seconds: u64,
+    /// How often the disk is looked at for images to remove
+    #[arg(long, default_value_t = 300)]
+    pub image_gc_period_seconds: u64,
     /// Domain of the cluster's Services
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -270,7 +331,22 @@ impl AgentArgs {
             None => hostname()?,
         };
         let access = access(self.server, self.token, self.token_file, self.kubeconfig)?;
+        let registries = match &self.private_registry {
+            Some(path) => Registries::load(path).map_err(|why| ConfigError::Registries { why })?,
+            None => Registries::default(),
+        };
         let config = AgentConfig {
+            registries,
+            image_client: ClientConfig {
+                idle_timeout: Duration::from_secs(self.image_pull_idle_seconds.max(1)),
+                ..ClientConfig::default()
+            },
+            image_gc: ImageGc {
+                high_percent: self.image_gc_high_threshold,
+                low_percent: self.image_gc_low_threshold,
+                age_min: Duration::from_secs(self.image_gc_min_age_seconds),
+                every: Duration::from_secs(self.image_gc_period_seconds.max(1)),
+            },
             listen: self.listen,
             peer_listen: self.peer_listen,
             node_ip: self.node_ip.unwrap_or(match self.peer_listen.ip() {

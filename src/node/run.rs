@@ -33,7 +33,7 @@ use super::{peers, tables};
 use crate::base::clock::{SharedClock, SystemClock};
 use crate::base::shutdown::Shutdown;
 use crate::client::events::Recorder;
-use crate::image::{Images, Policy, PullPolicy};
+use crate::image::{ClusterRegistry, Images, Policy, PullPolicy, PullRequest};
 use crate::link::tls::{
     ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL, client_config, pod_client_config, server_config_with,
 };
@@ -146,13 +146,29 @@ fn fabric(config: &AgentConfig, access: &Arc<Access>, clock: &SharedClock) -> Ar
 
 /// The applets that `exec` finds, from the guests that this program carries.
 pub(super) async fn toolbox(images: &Images) -> Option<Toolbox> {
-    match images.resolve(TOOLBOX, PullPolicy::IfNotPresent).await {
-        Ok(found) => Some(Toolbox { path: found.path, digest: found.digest }),
+    match images.resolve(&PullRequest::new(TOOLBOX, PullPolicy::IfNotPresent)).await {
+        Ok(found) => {
+            let module = found.module()?.clone();
+            Some(Toolbox { path: module.path, digest: module.digest })
+        }
         Err(error) => {
             tracing::warn!(%error, "exec has no applets");
             None
         }
     }
+}
+
+/// The registry of the server that the agent joined; a kubeconfig's server has none.
+fn cluster_registry(config: &AgentConfig, access: &Arc<Access>) -> Option<ClusterRegistry> {
+    let joined = matches!(config.access, ApiAccess::Join { .. });
+    let ca = access.ca.clone().filter(|_| joined)?;
+    let (host, port) = access.server();
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let access = Arc::clone(access);
+    let tls = move || {
+        client_config(&ca, access.identity().as_ref(), &[ALPN_HTTP1]).map_err(|e| e.to_string())
+    };
+    Some(ClusterRegistry { authority: format!("{host}:{port}"), tls: Arc::new(tls) })
 }
 
 async fn assemble(
@@ -168,7 +184,12 @@ async fn assemble(
     };
     let client = access.client();
     let store = Arc::new(NodeStore::open(&dir)?);
-    let policy = Policy { allow_file: config.allow_file_images };
+    let policy = Policy {
+        allow_file: config.allow_file_images,
+        registries: config.registries.clone(),
+        cluster: cluster_registry(&config, access),
+        client: config.image_client,
+    };
     let images = Images::new(&dir.join("images"), policy).map_err(unusable)?;
     let runtime = RuntimeConfig {
         toolbox: toolbox(&images).await,

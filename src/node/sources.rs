@@ -94,6 +94,9 @@ pub fn of_pod(pod: &Pod) -> BTreeSet<Reference> {
         maps.into_iter().for_each(|name| add(Kind::ConfigMap, name));
         secrets.into_iter().for_each(|name| add(Kind::Secret, name));
     }
+    for secret in spec.image_pull_secrets.iter().flatten().filter(|s| !s.name.is_empty()) {
+        add(Kind::Secret, &secret.name);
+    }
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         for source in container.env_from.iter().flatten() {
             source.config_map_ref.iter().for_each(|r| add(Kind::ConfigMap, &r.name));

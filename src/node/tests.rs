@@ -109,7 +109,8 @@ async fn node(dir: &Path, api: &Arc<Api>) -> Arc<Node> {
         AgentConfig::new("w1", dir.to_owned(), ApiAccess::Kubeconfig("/nowhere".into()));
     config.allow_file_images = true;
     let store = Arc::new(NodeStore::open(dir).expect("a store"));
-    let images = Images::new(&dir.join("images"), Policy { allow_file: true }).expect("images");
+    let images = Images::new(&dir.join("images"), Policy { allow_file: true, ..Policy::default() })
+        .expect("images");
     let runtime = RuntimeConfig {
         toolbox: super::run::toolbox(&images).await,
         ..RuntimeConfig::for_tests(dir.join("runtime"))

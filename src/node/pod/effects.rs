@@ -9,12 +9,12 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use super::actions::pauses;
-use super::launch::{Launch, LaunchError, Launched, hostname, image_failure, pull_policy};
+use super::images;
+use super::launch::{Launch, LaunchError, Launched, hostname, image_failure};
 use super::spec::ProbeKind;
 use super::state::{Effect, Event, Note, Terminated};
 use super::volumes::payload::{Payload, Sources as Pieces, has_payload};
 use super::worker::{Answer, Live, Worker, due_at};
-use crate::image::ImageError;
 use crate::net::{HostPort, NamespaceSpec, Protocol};
 use crate::node::sources;
 use crate::runtime::{Exit, ExitReason, Workload, WorkloadEvent};
@@ -273,39 +273,26 @@ fn tear_down(worker: &mut Worker) {
 
 fn pull(worker: &Worker, container: usize, run: u32) {
     let Some(spec) = worker.container(container) else { return };
-    let node = Arc::clone(&worker.node);
+    let pull = images::Pull::new(&worker.node, &worker.pod, &spec);
+    let tell = worker.sender();
     worker.aside(async move {
-        let image = spec.image.clone().unwrap_or_default();
-        let began = node.clock.monotonic();
-        let result = node.images.resolve(&image, pull_policy(&spec)).await;
-        let took = node.clock.monotonic().saturating_sub(began);
-        let answer: Answer = Box::new(move |worker| {
-            let say = |reason, message| {
-                worker.say(Note { warning: false, reason, message, container: Some(container) });
-            };
-            let pulling = || say("Pulling", format!("Pulling image \"{image}\""));
-            match result {
-                Ok(artifact) => {
-                    if artifact.present {
-                        let message =
-                            format!("Container image \"{image}\" already present on machine");
-                        say("Pulled", message);
-                    } else {
-                        pulling();
-                        let (ms, size) = (took.as_millis(), artifact.size);
-                        say("Pulled", format!("Successfully pulled image \"{image}\" in {ms}ms ({ms}ms including waiting). Image size: {size} bytes."));
-                    }
-                    let image_id = artifact.digest.clone();
-                    worker.artifacts[container] = Some(artifact);
-                    Some(Event::ImageReady { container, run, image_id })
-                }
-                Err(error) => {
-                    if matches!(error, ImageError::Pull { .. }) {
-                        pulling();
-                    }
-                    let (reason, message) = image_failure(error);
-                    Some(Event::ImageFailed { container, run, reason, message })
-                }
+        let say = move |note: Note| {
+            let note = Note { container: Some(container), ..note };
+            let _ = tell.send(Box::new(move |worker: &mut Worker| {
+                worker.say(note);
+                None
+            }));
+        };
+        let result = pull.run(say).await;
+        let answer: Answer = Box::new(move |worker| match result {
+            Ok(image) => {
+                let image_id = image.id.clone();
+                worker.images[container] = Some(image);
+                Some(Event::ImageReady { container, run, image_id })
+            }
+            Err(error) => {
+                let (reason, message) = image_failure(error);
+                Some(Event::ImageFailed { container, run, reason, message })
             }
         });
         answer
@@ -314,8 +301,8 @@ fn pull(worker: &Worker, container: usize, run: u32) {
 
 fn start(worker: &Worker, container: usize, run: u32) {
     let parts =
-        (worker.container(container), worker.network.clone(), worker.artifacts[container].clone());
-    let (Some(spec), Some(network), Some(artifact)) = parts else {
+        (worker.container(container), worker.network.clone(), worker.images[container].clone());
+    let (Some(spec), Some(network), Some(image)) = parts else {
         let message = "the pod's network or image is not ready".to_owned();
         let reason = "CreateContainerError";
         return worker.soon(Event::StartFailed { container, run, reason, message });
@@ -328,7 +315,7 @@ fn start(worker: &Worker, container: usize, run: u32) {
         facts: worker.facts(),
         volumes: Arc::clone(&worker.volumes),
         network,
-        artifact,
+        image,
     };
     worker.aside(async move {
         let result = launch.start().await;

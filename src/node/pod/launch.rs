@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::env::{arguments, environment};
 use super::fields::Facts;
 use super::volumes::Volumes;
-use crate::image::{Artifact, ImageError, PullPolicy};
+use crate::image::{ImageError, Module, PullPolicy, PulledImage};
 use crate::net::Namespace;
 use crate::node::agent::Node;
 use crate::node::logs::LogFile;
@@ -26,7 +26,7 @@ pub struct Launch {
     pub facts: Facts,
     pub volumes: Arc<Volumes>,
     pub network: Arc<Namespace>,
-    pub artifact: Artifact,
+    pub image: PulledImage,
 }
 
 /// What was started.
@@ -92,7 +92,7 @@ impl Launch {
         let services = self.node.services.load();
         let own = environment(&self.pod, &self.container, &self.facts, &services, &found)
             .map_err(|e| refused(e.to_string()))?;
-        let image = self.artifact.config.env.iter().filter_map(|pair| pair.split_once('='));
+        let image = self.image.config.env.iter().filter_map(|pair| pair.split_once('='));
         let mut all: BTreeMap<String, String> =
             image.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         all.insert("HOSTNAME".to_owned(), hostname(&self.pod));
@@ -112,10 +112,20 @@ impl Launch {
         Ok(Some(Mount { host, guest, read_only: false }))
     }
 
+    fn module(&self) -> Result<&Module, LaunchError> {
+        self.image.module().ok_or_else(|| {
+            refused("CreateContainerError")(format!(
+                "image \"{}\" is a container image, and this node runs wasm only",
+                self.image.reference
+            ))
+        })
+    }
+
     /// Starts it; returns once a command runs or an http handler is armed.
     pub async fn start(self) -> Result<Launched, LaunchError> {
+        let module = self.module()?.clone();
         let env = self.environment().await?;
-        let prepared = self.node.runtime.prepare(&self.artifact.path, &self.artifact.digest).await;
+        let prepared = self.node.runtime.prepare(&module.path, &module.digest).await;
         let kind = prepared.map_err(|e| refused("CreateContainerError")(e.to_string()))?;
         let mounts = self
             .volumes
@@ -130,15 +140,15 @@ impl Launch {
         let container = &self.container;
         let log = self.node.logs.begin(&namespace, &name, &uid, &container.name, self.run);
         let log = log.map_err(|e| refused("CreateContainerError")(format!("no log: {e}")))?;
-        let config = &self.artifact.config;
+        let config = &self.image.config;
         let image = container.image.as_deref().unwrap_or_default();
         let tcp = container.ports.iter().flatten();
         let tcp = tcp.filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP");
         let container_id = container_id(&self.pod, &container.name, self.run);
         let spec = WorkloadSpec {
             label: format!("{namespace}/{name}/{}", container.name),
-            artifact: self.artifact.path.clone(),
-            digest: self.artifact.digest.clone(),
+            artifact: module.path,
+            digest: module.digest,
             args: arguments(container, &program(image), (&config.entrypoint, &config.cmd), &env),
             env: env.into_iter().collect(),
             working_dir: container.working_dir.clone().or_else(|| config.working_dir.clone()),

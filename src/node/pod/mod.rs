@@ -6,6 +6,7 @@ pub mod env;
 pub mod expand;
 pub mod fields;
 mod grpc;
+pub mod images;
 mod launch;
 mod publish;
 pub mod spec;

@@ -29,7 +29,7 @@ use super::volumes::Volumes;
 use crate::base::shutdown::Shutdown;
 use crate::client::events::EventType;
 use crate::client::meta::reference;
-use crate::image::Artifact;
+use crate::image::PulledImage;
 use crate::net::Namespace;
 use crate::node::admit::Asks;
 use crate::node::agent::Node;
@@ -99,7 +99,7 @@ pub struct Worker {
     pub(super) state: PodState,
     pub(super) volumes: Arc<Volumes>,
     pub(super) network: Option<Arc<Namespace>>,
-    pub(super) artifacts: Vec<Option<Artifact>>,
+    pub(super) images: Vec<Option<PulledImage>>,
     pub(super) live: Vec<Option<Live>>,
     pub(super) probes: HashMap<(usize, ProbeKind), Shutdown>,
     pub(super) publisher: Publisher,
@@ -140,7 +140,7 @@ impl Worker {
             publisher: Publisher::new(pod.status.clone()),
             handle: Arc::clone(&handle),
             network: None,
-            artifacts: vec![None; count],
+            images: vec![None; count],
             live: vec![None; count],
             probes: HashMap::new(),
             changed: Arc::default(),
