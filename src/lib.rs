@@ -8,6 +8,7 @@
 //! | 0 | [`api`] | what a Kubernetes object is: kinds, schema, patches, validation |
 //! | 1 | [`store`] | revisions, compare-and-swap, watch |
 //! | 1 | [`link`] | identity (keys, certificates) and mTLS connections with streams on them |
+//! | 1 | [`stream`] | exec, attach and port-forward on the wire: WebSocket channels, SPDY |
 //! | 1 | [`net`] | the virtual network of the pods |
 //! | 1 | [`runtime`] | wasm workloads (and, later, containers) |
 //! | 1 | [`image`] | from an image reference to a file of a known digest |
@@ -33,3 +34,4 @@ pub mod runtime;
 pub mod scheduler;
 pub mod sim;
 pub mod store;
+pub mod stream;

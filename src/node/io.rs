@@ -1,0 +1,62 @@
+//! What `exec`, `attach` and port-forward ask of a container and of its pod, whatever the
+//! container runs in: wasm in this process, or a container of the host.
+//!
+//! | who | implements | is found in |
+//! |---|---|---|
+//! | a started container | [`ContainerIo`] | [`View::io`](super::pod::worker::View), by its name |
+//! | the network of a pod | [`PodPorts`] | [`View::ports`](super::pod::worker::View) |
+//!
+//! **Invariant:** whoever drops the future of an exec ends the command, and of an attach only
+//! lets go of the container.
+
+use std::io;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+pub use crate::runtime::ExecError;
+pub use crate::stream::{Connection, Reader, TerminalSize, Writer};
+
+/// The client's side of a command: those streams that it asked for.
+pub struct Streams {
+    /// Its end is the end of the command's input.
+    pub stdin: Option<Reader>,
+    /// Writing waits until the client has taken enough; an error means that the client is gone.
+    pub stdout: Option<Writer>,
+    /// Always none with a terminal: it has one output.
+    pub stderr: Option<Writer>,
+    /// The command is to believe that it is at a terminal.
+    pub tty: bool,
+    /// The sizes of the client's terminal, the first one at once. Nothing comes without a
+    /// terminal; that it ends means nothing.
+    pub resizes: mpsc::Receiver<TerminalSize>,
+}
+
+/// A started container.
+#[async_trait]
+pub trait ContainerIo: Send + Sync + 'static {
+    /// Runs a command in the container and answers its exit code once it has ended and all of its
+    /// output was written to `streams`.
+    ///
+    /// # Errors
+    /// [`ExecError::NotFound`] where there is no such command (exit code 127), and others.
+    async fn exec(&self, command: Vec<String>, streams: Streams) -> Result<i32, ExecError>;
+
+    /// Joins `streams` to those of the container's own process, as far as it has them (`stdin`,
+    /// `stdinOnce` and `tty` of its spec), until it ends; answers its exit code.
+    ///
+    /// # Errors
+    /// See [`ExecError`].
+    async fn attach(&self, streams: Streams) -> Result<i32, ExecError>;
+}
+
+/// The network of a pod, seen from inside.
+#[async_trait]
+pub trait PodPorts: Send + Sync + 'static {
+    /// Connects to a TCP port of the pod's loopback, or of its address where nothing listens
+    /// there.
+    ///
+    /// # Errors
+    /// As a connect in the pod: refused, and so on.
+    async fn dial(&self, port: u16) -> io::Result<Box<dyn Connection>>;
+}
