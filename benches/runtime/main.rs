@@ -103,6 +103,7 @@ impl Node {
             http_ports: vec![8080],
             network: self.namespace(pod),
             logs: Arc::new(NoLog),
+            stdio: Default::default(),
         }
     }
 

@@ -10,11 +10,14 @@
 //! lets go of the container.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+use crate::net::{Namespace, NetError};
 pub use crate::runtime::ExecError;
+use crate::runtime::{self, Workload};
 pub use crate::stream::{Connection, Reader, TerminalSize, Writer};
 
 /// The client's side of a command: those streams that it asked for.
@@ -59,4 +62,36 @@ pub trait PodPorts: Send + Sync + 'static {
     /// # Errors
     /// As a connect in the pod: refused, and so on.
     async fn dial(&self, port: u16) -> io::Result<Box<dyn Connection>>;
+}
+
+impl Streams {
+    /// What a wasm guest can use: it has no way to ask for the size of a terminal.
+    fn without_sizes(self) -> runtime::Streams {
+        let Self { stdin, stdout, stderr, tty, resizes: _ } = self;
+        runtime::Streams { stdin, stdout, stderr, tty }
+    }
+}
+
+#[async_trait]
+impl ContainerIo for Workload {
+    async fn exec(&self, command: Vec<String>, streams: Streams) -> Result<i32, ExecError> {
+        self.exec_with(command, streams.without_sizes()).await.map(|exit| exit.code)
+    }
+
+    async fn attach(&self, streams: Streams) -> Result<i32, ExecError> {
+        Workload::attach(self, streams.without_sizes()).await.map(|exit| exit.code)
+    }
+}
+
+#[async_trait]
+impl PodPorts for Namespace {
+    async fn dial(&self, port: u16) -> io::Result<Box<dyn Connection>> {
+        let at = |ip: IpAddr| SocketAddr::new(ip, port);
+        match self.connect(at(Ipv4Addr::LOCALHOST.into())).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            // What listens at the address of the pod alone is meant too.
+            Err(NetError::ConnectionRefused) => Ok(Box::new(self.connect(at(self.ip())).await?)),
+            Err(error) => Err(error.into()),
+        }
+    }
 }

@@ -13,7 +13,7 @@ mod workload;
 pub use config::{CompileLimits, Compiler, RuntimeConfig, Toolbox};
 pub use error::{PrepareError, RuntimeError, StartError};
 pub use spec::{
-    Exit, ExitReason, Limits, LogSink, Mount, Stats, Stdio, WorkloadEvent, WorkloadSpec,
+    Exit, ExitReason, Limits, LogSink, Mount, Stats, Stdio, StdioSpec, WorkloadEvent, WorkloadSpec,
 };
 pub use wasm::{ArtifactKind, Runtime};
-pub use workload::{ExecError, ExecResult, Workload};
+pub use workload::{ExecError, ExecResult, Streams, Workload};

@@ -30,6 +30,17 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// What of its standard streams a workload shares with those who attach to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StdioSpec {
+    /// They may type; else its input says nothing until it is asked to end.
+    pub stdin: bool,
+    /// Its input ends with that of the first of them.
+    pub stdin_once: bool,
+    /// Its streams are a terminal.
+    pub tty: bool,
+}
+
 /// What a workload may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -59,6 +70,7 @@ pub struct WorkloadSpec {
     /// The network namespace of the pod.
     pub network: Arc<crate::net::Namespace>,
     pub logs: Arc<dyn LogSink>,
+    pub stdio: StdioSpec,
 }
 
 /// Why a workload ended.

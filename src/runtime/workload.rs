@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, watch};
 
-use super::spec::{Exit, LogSink, Stats, WorkloadEvent};
+use super::spec::{Exit, Stats, WorkloadEvent};
 use super::wasm::Running;
 
 /// What an `exec` gave.
@@ -15,6 +16,21 @@ pub struct ExecResult {
     /// At most 64 KiB of each.
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+}
+
+/// What a client types.
+pub type Input = Box<dyn AsyncRead + Send + Unpin>;
+/// Where a client sees output.
+pub type Screen = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// The streams of a client; those that it asked for.
+pub struct Streams {
+    pub stdin: Option<Input>,
+    pub stdout: Option<Screen>,
+    /// None with a terminal, which has one output.
+    pub stderr: Option<Screen>,
+    /// The program is to believe that it is at a terminal.
+    pub tty: bool,
 }
 
 /// Why nothing was executed.
@@ -89,16 +105,20 @@ impl Workload {
         self.running.exec(args).await
     }
 
-    /// As [`Self::exec`], with the output as it comes.
+    /// As [`Self::exec`], with a client's streams: it ends once all output was written to them.
     ///
     /// # Errors
     /// See [`ExecError`].
-    pub async fn exec_into(
-        &self,
-        args: Vec<String>,
-        output: Arc<dyn LogSink>,
-    ) -> Result<Exit, ExecError> {
-        self.running.exec_into(args, output).await
+    pub async fn exec_with(&self, args: Vec<String>, streams: Streams) -> Result<Exit, ExecError> {
+        self.running.exec_with(args, streams).await
+    }
+
+    /// Joins a client's streams to the workload's own, as far as its spec has them, until it ends.
+    ///
+    /// # Errors
+    /// See [`ExecError`].
+    pub async fn attach(&self, streams: Streams) -> Result<Exit, ExecError> {
+        self.running.attach(streams).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! Who asks, and whether they may.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
@@ -8,6 +10,7 @@ use serde_json::json;
 use crate::api::status::{ApiError, Reason};
 use crate::apiserver::auth::{Attributes, Credentials, Decision, UserInfo};
 use crate::apiserver::server::ApiServer;
+use crate::stream::upgrade::{BEARER_PREFIX, Offer};
 
 const AUTHENTICATED: &str = "system:authenticated";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
@@ -20,7 +23,7 @@ pub(super) async fn authenticate(server: &ApiServer, parts: &Parts) -> Result<Us
     }
     let mut credentials = parts.extensions.get::<Credentials>().cloned().unwrap_or_default();
     if credentials.bearer.is_none() {
-        credentials.bearer = bearer(&parts.headers);
+        credentials.bearer = bearer(&parts.headers).or_else(|| of_websocket(&parts.headers));
     }
     match server.config.authenticator.authenticate(&credentials).await? {
         Some(user) => Ok(with_group(user)),
@@ -37,6 +40,14 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     let (scheme, token) = text.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+}
+
+/// The token that a browser's WebSocket carries among its protocols.
+fn of_websocket(headers: &HeaderMap) -> Option<String> {
+    let offer = Offer::of(headers, None)?;
+    let found = offer.protocols.iter().find_map(|name| name.strip_prefix(BEARER_PREFIX))?;
+    let token = URL_SAFE_NO_PAD.decode(found.trim_end_matches('=')).ok()?;
+    String::from_utf8(token).ok().filter(|token| !token.is_empty())
 }
 
 fn with_group(mut user: UserInfo) -> UserInfo {

@@ -12,6 +12,7 @@ mod pods;
 mod proxy;
 mod read;
 mod scale;
+mod stream;
 mod subresource;
 mod system;
 mod write;
@@ -23,6 +24,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::upgrade::OnUpgrade;
+use parking_lot::Mutex;
 use tracing::Instrument;
 
 use super::auth::{Attributes, UserInfo};
@@ -47,6 +50,8 @@ pub(super) struct Context {
     pub query: Query,
     pub user: UserInfo,
     pub attributes: Attributes,
+    /// The client's connection, where it asks to switch it to another protocol.
+    pub upgrade: Mutex<Option<OnUpgrade>>,
 }
 
 /// How long the name of a manager may be, in bytes.
@@ -131,7 +136,8 @@ async fn answer(
     query: Query,
     told: Attributes,
 ) -> Answered {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let upgrade = Mutex::new(parts.extensions.remove::<OnUpgrade>());
     let user = identity::authenticate(&server, &parts).await?;
     let user = identity::impersonate(&server, user, &parts.headers).await?;
     identity::authorize(&server, &user, &told).await?;
@@ -142,6 +148,7 @@ async fn answer(
         query,
         user,
         attributes: told,
+        upgrade,
     };
     match asked {
         Asked::Other(path) => system::serve(&context, &path).await,

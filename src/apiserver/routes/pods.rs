@@ -191,7 +191,7 @@ fn check_counts(context: &Context, pod: &str) -> Result<(), ApiError> {
 }
 
 /// The container that is meant.
-fn container_of(pod: &Object, name: &str, asked: &str) -> Result<String, ApiError> {
+pub(super) fn container_of(pod: &Object, name: &str, asked: &str) -> Result<String, ApiError> {
     let names = |field: &str| -> Vec<String> {
         let list = pod["spec"][field].as_array();
         list.into_iter().flatten().filter_map(|c| c["name"].as_str()).map(str::to_owned).collect()
@@ -219,7 +219,7 @@ fn container_of(pod: &Object, name: &str, asked: &str) -> Result<String, ApiErro
 }
 
 /// What the node answered; its errors become statuses.
-async fn relay(response: Response<crate::apiserver::nodes::Body>) -> Answered {
+pub(super) async fn relay(response: Response<crate::apiserver::nodes::Body>) -> Answered {
     let (parts, body) = response.into_parts();
     let body = Body::new(body);
     if parts.status.is_success() {

@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::{
-    Answered, Context, eviction, not_allowed, not_served, pods, proxy, read, scale, write,
+    Answered, Context, eviction, not_allowed, not_served, pods, proxy, read, scale, stream, write,
 };
 use crate::api::Object;
 use crate::api::kinds::Subresource;
@@ -49,11 +49,11 @@ pub(super) async fn serve(
         Subresource::Log => pods::log(context, resource, name).await,
         Subresource::Proxy => proxy::node(context, resource, name, &path.rest, body).await,
         Subresource::Token => token(context, resource, name, body).await,
-        // What streams to a pod, and resize, is not served yet: discovery tells what will be.
-        Subresource::Exec
-        | Subresource::Attach
-        | Subresource::PortForward
-        | Subresource::Resize => Err(not_served()),
+        Subresource::Exec | Subresource::Attach | Subresource::PortForward => {
+            stream::serve(context, resource, name, subresource).await
+        }
+        // Not served yet: discovery tells what will be.
+        Subresource::Resize => Err(not_served()),
     }
 }
 

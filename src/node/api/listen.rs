@@ -119,7 +119,7 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, router: Router) {
     let caller = caller(shown.and_then(|chain| chain.first()).map(AsRef::as_ref));
     let service = TowerToHyperService::new(service(&router, caller));
     let server = auto::Builder::new(TokioExecutor::new());
-    if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a connection to the kubelet API ended");
     }
 }

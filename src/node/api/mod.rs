@@ -1,22 +1,25 @@
-//! The kubelet's HTTP API: `/healthz`, `/pods`, `/containerLogs/…`, `/stats/summary`, `/metrics`,
-//! `/metrics/resource`.
+//! The kubelet's HTTP API: `/healthz`, `/pods`, `/containerLogs/…`, `/exec/…`, `/attach/…`,
+//! `/portForward/…`, `/stats/summary`, `/metrics`, `/metrics/resource`.
 //!
 //! It is reached in two ways: over the tunnel that the agent dialled to its API server, where
 //! whoever asks is that server; and on the kubelet port over TLS, where a client certificate of
 //! the cluster is asked for and the API server is asked whether its user may (as the kubelet's
 //! webhook authorization does).
 
+mod forward;
 pub mod listen;
 mod logs;
+mod remote;
 mod stats;
 mod traffic;
+mod upgrade;
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Json, Router};
 use http::{Method, StatusCode, header};
 use k8s_openapi::api::core::v1::Pod;
@@ -44,6 +47,12 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/healthz", get(|| async { "ok" }))
         .route("/pods", get(pods))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::logs))
+        .route("/exec/{namespace}/{pod}/{container}", any(remote::exec))
+        .route("/exec/{namespace}/{pod}/{uid}/{container}", any(remote::exec_by_uid))
+        .route("/attach/{namespace}/{pod}/{container}", any(remote::attach))
+        .route("/attach/{namespace}/{pod}/{uid}/{container}", any(remote::attach_by_uid))
+        .route("/portForward/{namespace}/{pod}", any(forward::port_forward))
+        .route("/portForward/{namespace}/{pod}/{uid}", any(forward::port_forward_by_uid))
         .route("/stats/summary", get(stats::summary))
         .route("/metrics", get(traffic::metrics))
         .route("/metrics/resource", get(stats::metrics))
@@ -64,6 +73,12 @@ fn subresource(path: &str) -> &'static str {
     }
 }
 
+/// Whether a path is one that runs or reaches something in a pod.
+fn streams(path: &str) -> bool {
+    let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+    matches!(first, "exec" | "attach" | "portForward")
+}
+
 async fn authorize(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Nobody);
     let (name, groups) = match caller {
@@ -72,6 +87,8 @@ async fn authorize(State(node): State<Arc<Node>>, request: Request, next: Next) 
         Caller::Nobody => return (StatusCode::UNAUTHORIZED, "Unauthorized").into_response(),
     };
     let verb = match *request.method() {
+        // Who may only look must not run anything, though a WebSocket asks by GET.
+        _ if streams(request.uri().path()) => "create",
         Method::GET | Method::HEAD => "get",
         Method::POST => "create",
         _ => "update",

@@ -171,7 +171,9 @@ fn set_up_network(worker: &mut Worker) {
         Ok(ip) => ip,
         Err(error) => return worker.soon(Event::NetworkFailed { message: error.to_string() }),
     };
-    worker.network = Some(worker.node.fabric.attach(namespace_spec(worker, ip)));
+    let network = worker.node.fabric.attach(namespace_spec(worker, ip));
+    worker.handle.view.lock().ports = Some(Arc::clone(&network) as _);
+    worker.network = Some(network);
     worker.soon(Event::NetworkReady { ip });
 }
 
@@ -254,6 +256,7 @@ fn tear_down(worker: &mut Worker) {
     let uid = worker.plan.uid.clone();
     worker.node.fabric.detach(&uid);
     worker.network = None;
+    worker.handle.view.lock().ports = None;
     worker.refresh_at = None;
     worker.node.addresses.lock().release(&uid);
     worker.node.sources.set(&uid, &BTreeSet::new(), &worker.changed);
@@ -356,7 +359,11 @@ fn started(
     worker.live[container] =
         Some(Live { run, workload: Arc::clone(&workload), since: worker.now().mono });
     let name = spec.name.clone();
-    worker.handle.view.lock().workloads.insert(name.clone(), Arc::clone(&workload));
+    {
+        let mut view = worker.handle.view.lock();
+        view.workloads.insert(name.clone(), Arc::clone(&workload));
+        view.io.insert(name.clone(), Arc::clone(&workload) as _);
+    }
     let node = Arc::clone(&worker.node);
     let (namespace, pod, uid) =
         (worker.plan.namespace.clone(), worker.plan.name.clone(), worker.plan.uid.clone());

@@ -15,7 +15,7 @@ use crate::node::agent::Node;
 use crate::node::logs::LogFile;
 use crate::node::resources::limit;
 use crate::node::sources;
-use crate::runtime::{ArtifactKind, Limits, Mount, StartError, Workload, WorkloadSpec};
+use crate::runtime::{ArtifactKind, Limits, Mount, StartError, StdioSpec, Workload, WorkloadSpec};
 
 /// A container as it is started.
 pub struct Launch {
@@ -160,6 +160,11 @@ impl Launch {
             http_ports: tcp.filter_map(|p| u16::try_from(p.container_port).ok()).collect(),
             network: Arc::clone(&self.network),
             logs: Arc::clone(&log) as _,
+            stdio: StdioSpec {
+                stdin: container.stdin == Some(true),
+                stdin_once: container.stdin_once == Some(true),
+                tty: container.tty == Some(true),
+            },
         };
         match self.node.runtime.start(spec).await {
             Ok(workload) => {

@@ -33,6 +33,7 @@ use crate::image::PulledImage;
 use crate::net::Namespace;
 use crate::node::admit::Asks;
 use crate::node::agent::Node;
+use crate::node::io::{ContainerIo, PodPorts};
 use crate::node::sources;
 use crate::runtime::Workload;
 
@@ -70,6 +71,10 @@ pub struct View {
     pub pod: Arc<Pod>,
     pub status: Option<Arc<PodStatus>>,
     pub workloads: HashMap<String, Arc<Workload>>,
+    /// The started containers, for exec and attach.
+    pub io: HashMap<String, Arc<dyn ContainerIo>>,
+    /// The pod's network, for port-forward; none while it has none.
+    pub ports: Option<Arc<dyn PodPorts>>,
     /// What it counts as while it is not over.
     pub asks: Asks,
     /// It no longer counts against the node's resources.
@@ -128,6 +133,8 @@ impl Worker {
             pod: Arc::clone(&pod),
             status: None,
             workloads: HashMap::new(),
+            io: HashMap::new(),
+            ports: None,
             asks: Asks::of(&pod),
             over: state.is_down(),
         };
@@ -376,7 +383,10 @@ impl Worker {
         if self.live[container].as_ref().is_some_and(|live| live.run == run) {
             self.live[container] = None;
             let name = &self.plan.containers[container].name;
-            self.handle.view.lock().workloads.remove(name);
+            let mut view = self.handle.view.lock();
+            view.workloads.remove(name);
+            view.io.remove(name);
+            drop(view);
             for kind in ProbeKind::ALL {
                 if let Some(probe) = self.probes.remove(&(container, kind)) {
                     probe.cancel();

@@ -20,6 +20,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::filesystem::FsPerms;
 
+use super::builtin::Tree;
 use crate::runtime::error::StartError;
 use crate::runtime::spec::Mount;
 
@@ -147,6 +148,15 @@ impl Files {
             .filter(|preopen| !preopen.host.starts_with(&self.tree))
             .filter(|preopen| preopen.guest != guest && is_below(&preopen.guest, guest))
             .max_by_key(|preopen| preopen.guest.len())
+    }
+
+    /// The same files for commands of the worker's own.
+    ///
+    /// # Errors
+    /// When one of the directories has gone.
+    pub fn tree(&self, working_dir: Option<&str>) -> io::Result<Tree> {
+        let mounts = self.preopens.iter();
+        Tree::open(mounts.map(|p| (p.host.as_path(), p.guest.as_str(), p.writable)), working_dir)
     }
 
     /// Opens the directories for one instance.

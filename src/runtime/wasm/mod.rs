@@ -5,11 +5,13 @@
 //! | `plan`, `engine`, `ticker` | how many instances, the engines, the clock that makes guests yield |
 //! | `recognize`, `linker`, `artifacts` | what an artifact is, what it may import, its compiled form |
 //! | `state`, `memory`, `files`, `stdio`, `outgoing` | what an instance is given |
+//! | `pipe`, `tty`, `builtin` | what `exec` and `attach` need besides: streams from outside, a terminal, commands of the worker's own |
 //! | `executor` | where it runs, and what it is charged |
 //! | `command`, `http`, `inline`, `exec` | the ways to run it |
 //! | `running`, `outcome` | its life and its end |
 
 mod artifacts;
+mod builtin;
 mod command;
 pub(super) mod engine;
 mod exec;
@@ -21,6 +23,7 @@ mod linker;
 mod memory;
 mod outcome;
 mod outgoing;
+mod pipe;
 mod plan;
 pub(super) mod recognize;
 mod running;
@@ -28,6 +31,7 @@ pub mod sockets;
 mod state;
 mod stdio;
 mod ticker;
+mod tty;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +50,7 @@ use self::outcome::Outcome;
 pub use self::recognize::ArtifactKind;
 pub(super) use self::running::Running;
 use self::state::Context;
-use self::stdio::Stdin;
+use self::stdio::{Outputs, Stdin};
 use super::config::RuntimeConfig;
 use super::error::{PrepareError, RuntimeError, StartError};
 use super::spec::WorkloadSpec;
@@ -154,8 +158,8 @@ impl Runtime {
             env: spec.env.clone(),
             working_dir: spec.working_dir.clone(),
             files: Arc::new(files),
-            stdin: Stdin::default(),
-            logs: spec.logs.clone(),
+            stdin: Stdin::new(spec.stdio.tty),
+            outputs: Outputs::logged(spec.logs.clone(), spec.stdio.tty),
             network: spec.network.clone(),
             memory: MemoryAccount::new(spec.limits.memory_bytes_max),
             sockets: Mutex::default(),

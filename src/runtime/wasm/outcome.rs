@@ -8,6 +8,8 @@ use crate::runtime::spec::ExitReason;
 
 /// Killed by SIGKILL, as a shell says it.
 pub const KILLED: i32 = 137;
+/// Ended by SIGINT.
+pub const INTERRUPTED: i32 = 130;
 /// Ended by SIGTERM.
 pub const TERMINATED: i32 = 143;
 /// Ended by SIGABRT, which is what a trap comes nearest to.

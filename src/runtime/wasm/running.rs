@@ -100,7 +100,7 @@ impl Running {
 
     /// A line of the runtime's own in the workload's log.
     pub fn log(&self, line: &str) {
-        self.context.logs.write(Stdio::Stderr, format!("{line}\n").as_bytes());
+        self.context.outputs.write(Stdio::Stderr, format!("{line}\n").as_bytes());
     }
 
     pub fn tell(&self, event: WorkloadEvent) {
@@ -128,6 +128,7 @@ impl Running {
         self.runtime.executor.handle().spawn(async move {
             // An instance whose answer nobody reads goes only when its connection does.
             let _ = tokio::time::timeout(CLEANUP_MAX, this.tasks.wait()).await;
+            this.context.outputs.finish();
             this.exit.send_if_modified(|now| {
                 let first = now.is_none();
                 if first {

@@ -13,9 +13,9 @@ use super::files::Files;
 use super::memory::{MemoryAccount, StoreMemory};
 use super::outgoing::Outgoing;
 use super::sockets::{SocketsCtx, SocketsHandle, SocketsView};
-use super::stdio::{Output, Stdin};
+use super::stdio::{Output, Outputs, Stdin};
 use crate::net::Namespace;
-use crate::runtime::spec::{LogSink, Stdio};
+use crate::runtime::spec::Stdio;
 
 /// Host resources (streams, sockets, files, requests) that one instance may hold.
 const RESOURCES_MAX: usize = 16_384;
@@ -46,7 +46,7 @@ pub struct Context {
     pub working_dir: Option<String>,
     pub files: Arc<Files>,
     pub stdin: Stdin,
-    pub logs: Arc<dyn LogSink>,
+    pub outputs: Arc<Outputs>,
     pub network: Arc<Namespace>,
     pub memory: Arc<MemoryAccount>,
     /// The sockets of the program, while one runs.
@@ -55,7 +55,7 @@ pub struct Context {
 
 impl Context {
     fn wasi(&self, with_files: bool) -> wasmtime::Result<WasiCtxBuilder> {
-        let output = |stream| Output { sink: self.logs.clone(), stream };
+        let output = |stream| Output { outputs: self.outputs.clone(), stream };
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(&self.args)
             .envs(&self.env)

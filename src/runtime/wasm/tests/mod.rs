@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 
 use crate::net::{Fabric, FabricConfig, Namespace, NamespaceSpec};
 use crate::runtime::{
-    Exit, Limits, LogSink, Mount, Runtime, RuntimeConfig, StartError, Stdio, Toolbox, Workload,
-    WorkloadSpec,
+    Exit, Limits, LogSink, Mount, Runtime, RuntimeConfig, StartError, Stdio, StdioSpec, Toolbox,
+    Workload, WorkloadSpec,
 };
 
 /// Long enough for a debug build on a busy machine; what takes longer hangs.
@@ -89,6 +89,7 @@ impl Node {
             http_ports: Vec::new(),
             network: self.namespace(),
             logs: logs.clone(),
+            stdio: StdioSpec::default(),
         };
         (spec, logs)
     }
