@@ -308,11 +308,10 @@ mod tests {
             stdin.write_all(b"hello").await.expect("written");
             stdin.shutdown().await.expect("closed");
             let (mut out, mut err) = (String::new(), String::new());
-            let (stdout, stderr) = (command.stdout.take(), command.stderr.take());
-            let read = tokio::join!(
-                stdout.expect("asked for").read_to_string(&mut out),
-                stderr.expect("asked for").read_to_string(&mut err),
-            );
+            let mut stdout = command.stdout.take().expect("asked for");
+            let mut stderr = command.stderr.take().expect("asked for");
+            let read =
+                tokio::join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err));
             read.0.and(read.1).expect("read");
             (out, err, command.outcome().await)
         };
