@@ -80,7 +80,9 @@ fn mounts_token(spec: &Value, account: &Value) -> bool {
 fn mount_token(spec: &mut Value, volume: &str) {
     let mut added = false;
     for field in ["initContainers", "containers"] {
-        for container in spec[field].as_array_mut().into_iter().flatten() {
+        // Indexing to write would put a null in the place of a list that is not there.
+        let containers = spec.get_mut(field).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             added |= mount_in(container, volume);
         }
     }

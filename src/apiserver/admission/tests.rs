@@ -108,6 +108,7 @@ async fn a_pod_gets_its_account_and_the_accounts_token() {
     assert_eq!(spec["serviceAccountName"], "default");
     assert_eq!(spec["imagePullSecrets"][0]["name"], "pull");
     assert_eq!(spec["containers"][0]["volumeMounts"][0]["mountPath"], MOUNT_PATH);
+    assert!(spec.get("initContainers").is_none(), "a list that is not there stays away");
     assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], spec["volumes"][0]["name"]);
 
     let mut declined = pod(&json!({"automountServiceAccountToken": false}));
