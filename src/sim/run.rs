@@ -208,7 +208,7 @@ impl Simulation {
         if wanted == 0 {
             return Ok(());
         }
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), self.server.cpu_seconds());
         let creating = {
             let (admin, workload) = (admin.clone(), self.config.workload);
             tokio::spawn(async move { load::create(&admin, workload, wanted).await })
@@ -234,6 +234,8 @@ impl Simulation {
             _ => {}
         }
         self.pod_figures(start, table, say);
+        let each = (self.server.cpu_seconds() - cpu) / wanted as f64;
+        table.add("server's processor time a pod", ms(Duration::from_secs_f64(each.max(0.0))));
         Ok(())
     }
 
