@@ -16,6 +16,7 @@
 //! | [`reference`], [`manifest`] | what names and documents say; pure |
 //! | [`blobs`], [`store`] | what is on disk |
 //! | [`pull`] | the way from a source to the store |
+//! | [`layers`] | container images as directories |
 //! | [`local`], [`samples`], [`client`] | the sources |
 //! | [`registry`] | the cluster's own registry, as a server serves it |
 //!
@@ -26,6 +27,7 @@ pub mod blobs;
 pub mod client;
 pub mod keyring;
 pub mod layer;
+pub mod layers;
 mod local;
 pub mod manifest;
 mod problem;
@@ -47,6 +49,7 @@ use serde::{Deserialize, Serialize};
 pub use client::{ClientConfig, ClusterRegistry};
 pub use keyring::Keyring;
 pub use layer::open_layer;
+pub use layers::Layers;
 pub use problem::Problem;
 pub use reference::{Name, Reference, Version};
 pub use registries::Registries;
