@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use ipnet::IpNet;
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::counters::ServiceCounters;
 use super::hostport::{HostPortEvent, HostPorts};
@@ -78,6 +78,8 @@ pub struct Fabric {
     host: Arc<Namespace>,
     host_ports: HostPorts,
     events: broadcast::Sender<HostPortEvent>,
+    /// Changes with every change of a Service.
+    services: watch::Sender<()>,
     /// Counts the answers of DNS.
     turn: AtomicUsize,
     this: Weak<Fabric>,
@@ -97,6 +99,7 @@ impl Fabric {
                 host,
                 host_ports: HostPorts::new(this.clone(), config.runtime.clone()),
                 events,
+                services: watch::Sender::new(()),
                 turn: AtomicUsize::new(0),
                 this: this.clone(),
                 config,
@@ -152,7 +155,7 @@ impl Fabric {
             gone
         };
         if let Some(gone) = gone {
-            gone.stop_listening();
+            gone.leave();
             if !gone.spec().host_ports.is_empty() {
                 self.sync_host_ports();
             }
@@ -183,6 +186,7 @@ impl Fabric {
             tables.set_service(service);
             changes
         };
+        self.services.send_replace(());
         if node_ports {
             self.sync_host_ports();
         }
@@ -192,8 +196,14 @@ impl Fabric {
     pub fn remove_service(&self, namespace: &str, name: &str) {
         let key = (namespace.to_owned(), name.to_owned());
         if self.tables.write().remove_service(&key).is_some() {
+            self.services.send_replace(());
             self.sync_host_ports();
         }
+    }
+
+    /// Tells that a Service has changed.
+    pub(crate) fn service_changes(&self) -> watch::Receiver<()> {
+        self.services.subscribe()
     }
 
     /// Adds or changes a node. This node's own route gives [`Self::host`] its address.

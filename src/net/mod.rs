@@ -20,6 +20,7 @@ mod error;
 mod fabric;
 mod hostport;
 mod http;
+mod kernel;
 mod listener;
 mod namespace;
 mod peer;
@@ -41,6 +42,7 @@ pub use hostport::{HostPortEvent, HostPortOwner};
 pub use http::{
     Body, BoxError, HttpListener, HttpService, RequestError, RequestTimeouts, empty, full,
 };
+pub use kernel::{Caught, CaughtDatagram, KernelNamespace, Refused};
 pub use listener::{BACKLOG_MAX, ListenerCloser, TcpListener};
 pub use namespace::{BoundTcp, HostPort, Namespace, NamespaceSpec};
 pub use peer::PeerDialer;

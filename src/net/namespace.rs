@@ -10,12 +10,14 @@ use std::sync::{Arc, OnceLock, Weak};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
+use tokio_util::sync::DropGuard;
 
 use super::counters::Traffic;
 use super::fabric::Fabric;
 use super::http::{Client, HttpListener, HttpService, HttpSlot};
+use super::kernel::{self, Bridge, KernelNamespace};
 use super::listener::{Backlog, TcpListener};
-use super::ports::{Claim, Ports, Protocol, Slot};
+use super::ports::{Claim, Mirrors, Ports, Protocol, Slot};
 use super::queue::Meter;
 use super::stream::{TcpStream, Wiring};
 use super::switch::Flow;
@@ -97,10 +99,13 @@ pub struct Namespace {
     fabric: Weak<Fabric>,
     handle: Handle,
     client: OnceLock<Client>,
+    /// Where the pod has containers.
+    bridge: OnceLock<Arc<Bridge>>,
     this: Weak<Namespace>,
 }
 
 /// A connection on its way to a pod of this node.
+#[derive(Clone, Copy)]
 pub(crate) struct Incoming<'a> {
     pub(crate) client: SocketAddr,
     /// The address that the client dialled.
@@ -122,6 +127,7 @@ impl Namespace {
             fabric,
             handle,
             client: OnceLock::new(),
+            bridge: OnceLock::new(),
             this: this.clone(),
         })
     }
@@ -204,13 +210,42 @@ impl Namespace {
         Ok(stream)
     }
 
+    /// Joins the pod's namespace of the kernel, once: its containers are reached there, and reach
+    /// everything that the pod does.
+    pub fn join_kernel(&self, kernel: Arc<dyn KernelNamespace>) {
+        let bridge = self.bridge.get_or_init(|| Bridge::start(&self.shared(), kernel));
+        let mirrors = KernelMirrors {
+            namespace: self.this.clone(),
+            bridge: Arc::downgrade(bridge),
+            runtime: self.handle.clone(),
+        };
+        self.ports.mirror_with(Box::new(mirrors));
+    }
+
+    /// Whether the pod has containers.
+    pub fn has_kernel(&self) -> bool {
+        self.bridge.get().is_some()
+    }
+
     /// Takes in a connection: to whoever listens at its port.
     pub(crate) async fn take_in(&self, incoming: Incoming<'_>) -> Result<TcpStream, NetError> {
+        if let Some(stream) = self.take_in_virtual(incoming).await? {
+            return Ok(stream);
+        }
+        match self.bridge.get() {
+            Some(bridge) => bridge.take_in(self, incoming, Box::new(self.seat()?)).await,
+            None => Err(NetError::ConnectionRefused),
+        }
+    }
+
+    /// The same without the pod's containers; none where no wasm listens.
+    pub(crate) async fn take_in_virtual(
+        &self,
+        incoming: Incoming<'_>,
+    ) -> Result<Option<TcpStream>, NetError> {
         let slot = self.ports.find(Protocol::Tcp, incoming.to);
         let listens = matches!(slot, Some(Slot::Listening(_) | Slot::Http(_)));
-        let Some(slot) = slot.filter(|_| listens) else {
-            return Err(NetError::ConnectionRefused);
-        };
+        let Some(slot) = slot.filter(|_| listens) else { return Ok(None) };
         let seat = self.seat()?;
         let mut ends = Wiring {
             client: incoming.client,
@@ -231,9 +266,9 @@ impl Namespace {
             Slot::Http(slot) => {
                 self.handle.spawn(slot.serve(ends.server, incoming.client, None));
             }
-            Slot::Bound | Slot::Datagrams(_) => return Err(NetError::ConnectionRefused),
+            Slot::Bound | Slot::Datagrams(_) => return Ok(None),
         }
-        Ok(ends.client)
+        Ok(Some(ends.client))
     }
 
     /// The http handler at a port of the pod, if that is what listens there.
@@ -289,6 +324,18 @@ impl Namespace {
 
     /// Puts a datagram into the socket that is bound there, if any.
     pub(crate) fn deliver(&self, from: SocketAddr, to: SocketAddr, data: Bytes) {
+        let Some(bridge) = self.bridge.get() else {
+            return self.deliver_virtual(from, to, data);
+        };
+        if let Some(Slot::Datagrams(inbox)) = self.ports.find(Protocol::Udp, to) {
+            inbox.push(Datagram { from, data });
+        } else if let Err(error) = bridge.kernel.send(from, to, &data) {
+            tracing::trace!(%to, %error, "a datagram did not reach its container");
+        }
+    }
+
+    /// The same without the pod's containers.
+    pub(crate) fn deliver_virtual(&self, from: SocketAddr, to: SocketAddr, data: Bytes) {
         if let Some(Slot::Datagrams(inbox)) = self.ports.find(Protocol::Udp, to) {
             inbox.push(Datagram { from, data });
         }
@@ -325,6 +372,14 @@ impl Namespace {
     /// Closes all listeners and handlers: new connections are refused, those open go on.
     pub fn stop_listening(&self) {
         self.ports.close_all();
+    }
+
+    /// The pod is off the network: its containers reach nothing any more.
+    pub(crate) fn leave(&self) {
+        self.stop_listening();
+        if let Some(bridge) = self.bridge.get() {
+            bridge.stop();
+        }
     }
 
     /// Looks a name up as the pod's resolver would: `/etc/hosts`, search domains, cluster DNS,
@@ -381,5 +436,34 @@ impl BoundTcp {
         let seat = stream.take_seat();
         stream.hold(Box::new((seat, self.claim)));
         Ok(stream)
+    }
+}
+
+/// Opens sockets of the kernel for what wasm of a pod listens on.
+struct KernelMirrors {
+    namespace: Weak<Namespace>,
+    bridge: Weak<Bridge>,
+    runtime: Handle,
+}
+
+impl Mirrors for KernelMirrors {
+    fn open(&self, protocol: Protocol, at: SocketAddr) -> std::io::Result<DropGuard> {
+        let bridge = self.bridge.upgrade().ok_or(std::io::ErrorKind::NetworkDown)?;
+        let stop = bridge.token();
+        let namespace = self.namespace.clone();
+        let guard = stop.clone().drop_guard();
+        match protocol {
+            Protocol::Tcp => {
+                let listener = bridge.kernel.listen(at)?;
+                let task = kernel::mirror_tcp(namespace, listener, at);
+                self.runtime.spawn(async move { stop.run_until_cancelled(task).await });
+            }
+            Protocol::Udp => {
+                let socket = bridge.kernel.bind_udp(at)?;
+                let task = kernel::mirror_udp(namespace, socket, at);
+                self.runtime.spawn(async move { stop.run_until_cancelled(task).await });
+            }
+        }
+        Ok(guard)
     }
 }

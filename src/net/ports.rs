@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio_util::sync::DropGuard;
 
 use super::NetError;
 use super::http::HttpSlot;
@@ -34,10 +35,25 @@ pub(crate) enum Slot {
     Datagrams(Arc<Inbox>),
 }
 
+impl Slot {
+    /// Whether somebody can be reached there.
+    fn is_open(&self) -> bool {
+        !matches!(self, Self::Bound)
+    }
+}
+
 struct Entry {
     ip: IpAddr,
     id: u64,
     slot: Slot,
+    /// The socket of the kernel beside it, where the pod has a namespace there.
+    mirror: Option<DropGuard>,
+}
+
+/// Opens sockets of the kernel beside those of the pod's virtual network.
+pub(crate) trait Mirrors: Send + Sync {
+    /// Opens one; it is closed with the guard.
+    fn open(&self, protocol: Protocol, at: SocketAddr) -> std::io::Result<DropGuard>;
 }
 
 #[derive(Default)]
@@ -77,7 +93,11 @@ impl Table {
 pub(crate) struct Ports {
     tcp: Mutex<Table>,
     udp: Mutex<Table>,
+    mirrors: std::sync::OnceLock<Box<dyn Mirrors>>,
 }
+
+/// How often another free port is tried where the kernel's side holds the one that was found.
+const MIRROR_TRIES: usize = 16;
 
 impl Ports {
     pub(crate) fn new() -> Arc<Self> {
@@ -91,8 +111,62 @@ impl Ports {
         }
     }
 
+    /// From now on, what is open here is open in the kernel too; so is what is open already.
+    pub(crate) fn mirror_with(&self, mirrors: Box<dyn Mirrors>) {
+        if self.mirrors.set(mirrors).is_err() {
+            return;
+        }
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let mut table = self.table(protocol).lock();
+            for (port, entries) in &mut table.by_port {
+                for entry in entries.iter_mut().filter(|e| e.slot.is_open() && e.mirror.is_none()) {
+                    let at = SocketAddr::new(entry.ip, *port);
+                    match self.mirror(protocol, at, &entry.slot) {
+                        Ok(mirror) => entry.mirror = mirror,
+                        Err(error) => tracing::warn!(%at, %error, "containers of the pod cannot reach its wasm"),
+                    }
+                }
+            }
+        }
+    }
+
+    fn mirror(
+        &self,
+        protocol: Protocol,
+        at: SocketAddr,
+        slot: &Slot,
+    ) -> std::io::Result<Option<DropGuard>> {
+        match self.mirrors.get().filter(|_| slot.is_open()) {
+            Some(mirrors) => mirrors.open(protocol, at).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Claims a port; port 0 asks for a free one.
     pub(crate) fn claim(
+        self: &Arc<Self>,
+        protocol: Protocol,
+        address: SocketAddr,
+        slot: Slot,
+    ) -> Result<Claim, NetError> {
+        let tries = if address.port() == 0 { MIRROR_TRIES } else { 1 };
+        for _ in 0..tries {
+            let claim = self.claim_unseen(protocol, address, slot.clone())?;
+            match self.mirror(protocol, claim.address(), &slot) {
+                Ok(mirror) => {
+                    claim.set_mirror(mirror);
+                    return Ok(claim);
+                }
+                Err(error) => {
+                    tracing::debug!(%address, %error, "the port is not free in the kernel");
+                }
+            }
+        }
+        Err(NetError::AddressInUse)
+    }
+
+    /// Claims a port in the virtual network alone.
+    pub(crate) fn claim_unseen(
         self: &Arc<Self>,
         protocol: Protocol,
         address: SocketAddr,
@@ -107,7 +181,7 @@ impl Ports {
         };
         table.next_id += 1;
         let id = table.next_id;
-        table.by_port.entry(port).or_default().push(Entry { ip, id, slot });
+        table.by_port.entry(port).or_default().push(Entry { ip, id, slot, mirror: None });
         drop(table);
         let address = SocketAddr::new(ip, port);
         Ok(Claim(ClaimHandle { ports: self.clone(), protocol, address, id }))
@@ -192,11 +266,19 @@ impl Claim {
 
     /// Changes what the port is used for.
     pub(crate) fn set(&self, slot: Slot) {
-        let mut table = self.0.ports.table(self.0.protocol).lock();
-        let entries = table.by_port.get_mut(&self.0.address.port());
-        if let Some(entry) = entries.and_then(|e| e.iter_mut().find(|e| e.id == self.0.id)) {
-            entry.slot = slot;
+        let mirror = self.0.ports.mirror(self.0.protocol, self.0.address, &slot);
+        self.0.with_entry(|entry| entry.slot = slot);
+        match mirror {
+            Ok(mirror) => self.set_mirror(mirror),
+            Err(error) => {
+                let at = self.0.address;
+                tracing::warn!(%at, %error, "containers of the pod cannot reach its wasm");
+            }
         }
+    }
+
+    fn set_mirror(&self, mirror: Option<DropGuard>) {
+        self.0.with_entry(|entry| entry.mirror = mirror);
     }
 
     pub(crate) fn release(&self) {
@@ -211,6 +293,14 @@ impl Drop for Claim {
 }
 
 impl ClaimHandle {
+    fn with_entry(&self, change: impl FnOnce(&mut Entry)) {
+        let mut table = self.ports.table(self.protocol).lock();
+        let entries = table.by_port.get_mut(&self.address.port());
+        if let Some(entry) = entries.and_then(|e| e.iter_mut().find(|e| e.id == self.id)) {
+            change(entry);
+        }
+    }
+
     pub(crate) fn release(&self) {
         let mut table = self.ports.table(self.protocol).lock();
         let port = self.address.port();

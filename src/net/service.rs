@@ -237,6 +237,11 @@ impl LivePort {
         }
     }
 
+    /// Whether nobody is behind it for the pods of this node.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.internal.is_empty()
+    }
+
     /// Whether connections may go to `address`.
     pub(crate) fn is_ready(&self, address: SocketAddr) -> bool {
         self.endpoint(address).is_some_and(|e| e.ready)

@@ -163,8 +163,22 @@ impl UdpSocket {
         let inbox = Inbox::new(namespace.meter().clone());
         let slot = Slot::Datagrams(inbox.clone());
         let claim = namespace.ports().claim(Protocol::Udp, at, slot)?;
-        let flows = Mutex::default();
-        Ok(Self { namespace, inbox, claim, flows, egress: Mutex::new(None) })
+        Ok(Self::claimed(namespace, inbox, claim))
+    }
+
+    /// A socket that stands for one which a container of the pod has in the kernel.
+    pub(crate) fn bind_unseen(
+        namespace: Arc<Namespace>,
+        at: SocketAddr,
+    ) -> Result<Self, NetError> {
+        let inbox = Inbox::new(namespace.meter().clone());
+        let slot = Slot::Datagrams(inbox.clone());
+        let claim = namespace.ports().claim_unseen(Protocol::Udp, at, slot)?;
+        Ok(Self::claimed(namespace, inbox, claim))
+    }
+
+    fn claimed(namespace: Arc<Namespace>, inbox: Arc<Inbox>, claim: Claim) -> Self {
+        Self { namespace, inbox, claim, flows: Mutex::default(), egress: Mutex::new(None) }
     }
 
     /// The address that it was bound to, with the port that it got.
