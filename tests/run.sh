@@ -24,6 +24,13 @@ have kubectl kubectl kubernetes-client
 have python3 python3
 have ss iproute2
 have curl curl
+# Containers of the kernel, and images for them.
+have runc runc
+have nft nftables
+have ip iproute2
+have busybox busybox-static
+have umoci umoci
+have skopeo skopeo
 
 # The official Python client runs in an environment of its own.
 venv=target/python

@@ -61,6 +61,12 @@ enum Command {
     /// Compile one module; agents start this for themselves
     #[command(hide = true)]
     CompileArtifact,
+    /// Watch over one container; agents start this for themselves
+    #[command(hide = true)]
+    ContainerMonitor,
+    /// Hold the processes of one pod together; agents start this for themselves
+    #[command(hide = true)]
+    ContainerPause,
     #[command(flatten)]
     Verb(Box<verbs::Verb>),
 }
@@ -70,6 +76,10 @@ pub fn main() -> ExitCode {
     let line = Line::parse();
     let ran = match line.command {
         Command::CompileArtifact => return crate::runtime::compile::child_main(),
+        Command::ContainerMonitor => {
+            return crate::runtime::oci::monitor::child_main(crate::node::logs::open_outside);
+        }
+        Command::ContainerPause => return crate::runtime::oci::pause::child_main(),
         Command::Server(args) => serve(args),
         Command::Agent(args) => work(*args),
         Command::Demo(args) => demo::run(args),

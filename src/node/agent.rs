@@ -12,7 +12,7 @@
 //! again is another pod.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
@@ -36,9 +36,10 @@ use crate::client::Key;
 use crate::client::events::{EventType, Recorder};
 use crate::client::informer::{Builder, Informer, Source};
 use crate::client::meta::reference;
-use crate::image::Images;
-use crate::net::{Fabric, HostPortOwner};
+use crate::image::{Images, Layers};
+use crate::net::{Fabric, HostPortOwner, Namespace, NamespaceSpec};
 use crate::runtime::Runtime;
+use crate::runtime::oci::{Containers, HostNet};
 
 /// How many pod statuses are written at once.
 pub const WRITES_MAX: usize = 16;
@@ -50,7 +51,14 @@ pub struct Node {
     pub client: kube::Client,
     pub recorder: Recorder,
     pub runtime: Arc<Runtime>,
+    /// Containers of the kernel; none where this machine cannot run them, and why.
+    pub containers: Option<Arc<Containers>>,
+    pub no_containers: Option<String>,
+    /// The namespace of all pods in the host's network, once there was one.
+    pub host_network: OnceLock<Arc<Namespace>>,
     pub images: Images,
+    /// Container images as directories.
+    pub layers: Arc<Layers>,
     pub fabric: Arc<Fabric>,
     pub logs: Logs,
     pub store: Arc<NodeStore>,
@@ -71,6 +79,18 @@ pub struct Node {
 }
 
 impl Node {
+    /// The namespace that all pods in the host's network share.
+    pub fn host_namespace(&self) -> Arc<Namespace> {
+        let made = self.host_network.get_or_init(|| {
+            let (ip, name) = (self.config.node_ip, self.config.node_name.clone());
+            let spec = NamespaceSpec::new("host-network", ip, "", name);
+            let namespace = self.fabric.attach(spec);
+            namespace.join_kernel(Arc::new(HostNet));
+            namespace
+        });
+        Arc::clone(made)
+    }
+
     /// The worker of a pod by its name; of several with one name the newest.
     pub fn find(&self, namespace: &str, name: &str) -> Option<Arc<Handle>> {
         let workers = self.workers.lock();
@@ -130,6 +150,7 @@ pub async fn dispatch(node: Arc<Node>) {
         () = shutdown.cancelled() => return,
         () = informer.synced() => forget_missing(&node, &informer),
     }
+    sweep_containers(&node).await;
     let swept = Arc::clone(&node);
     // Before any new pod may make a directory.
     let _ = tokio::task::spawn_blocking(move || sweep(&swept)).await;
@@ -215,6 +236,18 @@ fn observe(
     };
     let handle = Worker::start(node, pod, beginning);
     node.workers.lock().insert(uid, handle);
+}
+
+/// Ends the containers of pods that nobody knows any more.
+async fn sweep_containers(node: &Node) {
+    let Some(containers) = &node.containers else { return };
+    for uid in containers.pods() {
+        if !node.workers.lock().contains_key(&uid)
+            && let Err(error) = containers.remove_sandbox(&uid).await
+        {
+            tracing::warn!(uid, %error, "the sandbox of a forgotten pod was not removed");
+        }
+    }
 }
 
 /// Removes the volumes of pods that nobody knows any more: what an agent left that was killed

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
+use serde::{Deserialize, Serialize};
 
 use crate::image::{ClientConfig, Registries};
 
@@ -45,7 +46,7 @@ impl Default for LeaseSettings {
 }
 
 /// How container logs are rotated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSettings {
     pub file_bytes_max: u64,
     /// The current file included.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::net::{Namespace, NetError};
 pub use crate::runtime::ExecError;
-use crate::runtime::{self, Workload};
+use crate::runtime::{self, Workload, oci};
 pub use crate::stream::{Connection, Reader, TerminalSize, Writer};
 
 /// The client's side of a command: those streams that it asked for.
@@ -70,15 +70,37 @@ impl Streams {
         let Self { stdin, stdout, stderr, tty, resizes: _ } = self;
         runtime::Streams { stdin, stdout, stderr, tty }
     }
+
+    /// What a container of the kernel can use.
+    fn with_sizes(self) -> oci::Streams {
+        let Self { stdin, stdout, stderr, tty, resizes: mut from } = self;
+        let (sizes, resizes) = mpsc::channel(4);
+        if tty {
+            tokio::spawn(async move {
+                while let Some(TerminalSize { width, height }) = from.recv().await {
+                    if sizes.send((width, height)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        oci::Streams { stdin, stdout, stderr, tty, resizes }
+    }
 }
 
 #[async_trait]
 impl ContainerIo for Workload {
     async fn exec(&self, command: Vec<String>, streams: Streams) -> Result<i32, ExecError> {
+        if let Some(container) = self.container() {
+            return container.exec_streams(command, streams.with_sizes()).await;
+        }
         self.exec_with(command, streams.without_sizes()).await.map(|exit| exit.code)
     }
 
     async fn attach(&self, streams: Streams) -> Result<i32, ExecError> {
+        if let Some(container) = self.container() {
+            return container.attach(streams.with_sizes()).await;
+        }
         Workload::attach(self, streams.without_sizes()).await.map(|exit| exit.code)
     }
 }

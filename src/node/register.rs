@@ -77,12 +77,14 @@ pub fn resources(config: &AgentConfig, machine: &Machine) -> Resources {
     }
 }
 
-fn labels(config: &AgentConfig) -> BTreeMap<String, String> {
+fn labels(config: &AgentConfig, containers: bool) -> BTreeMap<String, String> {
     let mut labels: BTreeMap<String, String> = [
         ("kubernetes.io/hostname", config.node_name.as_str()),
         ("kubernetes.io/arch", architecture()),
         ("kubernetes.io/os", std::env::consts::OS),
         ("coracle.dev/runtime", "wasm"),
+        ("coracle.dev/runtime-wasm", "true"),
+        ("coracle.dev/runtime-runc", if containers { "true" } else { "false" }),
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .into();
@@ -114,8 +116,13 @@ fn conditions(
     before: Option<&ApiNode>,
     machine: &Machine,
     network: bool,
+    no_containers: Option<&str>,
     now: Timestamp,
 ) -> Vec<Value> {
+    let containers = match no_containers {
+        None => ("RuncFound", "container images run through runc"),
+        Some(why) => ("RuncMissing", why),
+    };
     let ready = match network {
         true => ("KubeletReady", "kubelet is posting ready status"),
         false => {
@@ -136,6 +143,7 @@ fn conditions(
         condition(before, "DiskPressure", machine.disk_pressure(), disk, now),
         condition(before, "PIDPressure", false, pids, now),
         condition(before, "Ready", network, ready, now),
+        condition(before, "ContainersSupported", no_containers.is_none(), containers, now),
     ]
 }
 
@@ -146,13 +154,14 @@ pub fn status(
     before: Option<&ApiNode>,
     machine: &Machine,
     network: bool,
+    no_containers: Option<&str>,
     now: Timestamp,
 ) -> Value {
     let resources = resources(config, machine);
     json!({
         "capacity": resources.capacity,
         "allocatable": resources.allocatable,
-        "conditions": conditions(before, machine, network, now),
+        "conditions": conditions(before, machine, network, no_containers, now),
         "addresses": [
             {"type": "InternalIP", "address": config.node_ip.to_string()},
             {"type": "Hostname", "address": config.node_name},
@@ -168,7 +177,7 @@ async fn register(node: &Node, endpoints: Endpoints) -> Result<(), kube::Error> 
     let path = rest::cluster_object::<ApiNode>(&config.node_name);
     let metadata = json!({
         "name": config.node_name,
-        "labels": labels(config),
+        "labels": labels(config, node.containers.is_some()),
         "annotations": {PEER_ADDRESS: endpoints.peer.to_string()},
     });
     match rest::found(rest::get::<ApiNode>(&node.client, &path).await)? {
@@ -178,10 +187,11 @@ async fn register(node: &Node, endpoints: Endpoints) -> Result<(), kube::Error> 
         }
         None => {
             let machine = Machine::read(&config.data_dir);
+            let lacking = node.no_containers.as_deref();
             let body = json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": metadata,
                 "spec": {"taints": config.taints},
-                "status": status(config, endpoints, None, &machine, false, node.clock.now()),
+                "status": status(config, endpoints, None, &machine, false, lacking, node.clock.now()),
             });
             let all = rest::all::<ApiNode>();
             match rest::create::<Ignored>(&node.client, &all, &body).await {
@@ -200,7 +210,9 @@ async fn write_status(
     let config = &node.config;
     let network = node.addresses.lock().range().is_some();
     let machine = Machine::read(&config.data_dir);
-    let status = status(config, endpoints, before, &machine, network, node.clock.now());
+    let lacking = node.no_containers.as_deref();
+    let now = node.clock.now();
+    let status = status(config, endpoints, before, &machine, network, lacking, now);
     let path = format!("{}/status", rest::cluster_object::<ApiNode>(&config.node_name));
     let body = json!({"status": status});
     rest::patch::<Ignored>(&node.client, &path, Patch::Strategic, &body).await.map(drop)
@@ -343,24 +355,24 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_its_time_until_it_changes() {
-        let first = status(&config(), ENDPOINTS, None, &MACHINE, false, at(0));
+        let first = status(&config(), ENDPOINTS, None, &MACHINE, false, None, at(0));
         let seen: ApiNode = serde_json::from_value(json!({"status": first})).expect("a node");
         let ready = |status: &Value| {
             let all = status["conditions"].as_array().expect("conditions").clone();
             all.into_iter().find(|c| c["type"] == "Ready").expect("ready")
         };
         assert_eq!(ready(&first)["reason"], "KubeletNotReady");
-        let same = status(&config(), ENDPOINTS, Some(&seen), &MACHINE, false, at(60));
+        let same = status(&config(), ENDPOINTS, Some(&seen), &MACHINE, false, None, at(60));
         assert_eq!(ready(&same)["lastTransitionTime"], ready(&first)["lastTransitionTime"]);
         assert_ne!(ready(&same)["lastHeartbeatTime"], ready(&first)["lastHeartbeatTime"]);
-        let now = status(&config(), ENDPOINTS, Some(&seen), &MACHINE, true, at(60));
+        let now = status(&config(), ENDPOINTS, Some(&seen), &MACHINE, true, None, at(60));
         assert_eq!(ready(&now)["status"], "True");
         assert_ne!(ready(&now)["lastTransitionTime"], ready(&first)["lastTransitionTime"]);
     }
 
     #[test]
     fn the_status_reads_as_a_node_status() {
-        let text = status(&config(), ENDPOINTS, None, &MACHINE, true, at(0));
+        let text = status(&config(), ENDPOINTS, None, &MACHINE, true, None, at(0));
         let node: ApiNode = serde_json::from_value(json!({"status": text})).expect("a node");
         let status = node.status.expect("a status");
         let info = status.node_info.expect("node info");

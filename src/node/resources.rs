@@ -82,6 +82,18 @@ pub fn limit(container: &Container, resource: &str) -> Option<u64> {
     u64::try_from(value).ok().filter(|v| *v > 0)
 }
 
+/// What a container asks for of one resource; where it only has a limit, that.
+pub fn request(container: &Container, resource: &str) -> Option<u64> {
+    let value = requests_of(container).get(resource).copied()?;
+    u64::try_from(value).ok().filter(|v| *v > 0)
+}
+
+/// All limits of a container.
+pub fn limits(container: &Container) -> BTreeMap<String, u64> {
+    let limits = amounts(container.resources.as_ref().and_then(|r| r.limits.as_ref()));
+    limits.into_iter().filter_map(|(name, n)| Some((name, u64::try_from(n).ok()?))).collect()
+}
+
 /// `Guaranteed`, `Burstable` or `BestEffort`, over cpu and memory of all containers.
 pub fn qos_class(pod: &Pod) -> &'static str {
     let Some(spec) = &pod.spec else { return "BestEffort" };

@@ -8,7 +8,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -33,12 +33,13 @@ use super::{peers, tables};
 use crate::base::clock::{SharedClock, SystemClock};
 use crate::base::shutdown::Shutdown;
 use crate::client::events::Recorder;
-use crate::image::{ClusterRegistry, Images, Policy, PullPolicy, PullRequest};
+use crate::image::{ClusterRegistry, Images, Layers, Policy, PullPolicy, PullRequest};
 use crate::link::tls::{
     ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL, client_config, pod_client_config, server_config_with,
 };
 use crate::link::tunnel::{self, TunnelConfig};
 use crate::net::{Fabric, FabricConfig, VirtualTarget};
+use crate::runtime::oci::Containers;
 use crate::runtime::{Runtime, RuntimeConfig, RuntimeError, Toolbox};
 
 /// What stands for the API server inside the virtual network.
@@ -190,7 +191,15 @@ async fn assemble(
         cluster: cluster_registry(&config, access),
         client: config.image_client,
     };
+    let (containers, no_containers) = match Containers::detect(&dir.join("containers")) {
+        Ok(found) => (Some(Arc::new(found)), None),
+        Err(why) => {
+            tracing::info!(why, "this node runs no container images");
+            (None, Some(why))
+        }
+    };
     let images = Images::new(&dir.join("images"), policy).map_err(unusable)?;
+    let layers = Layers::open(&dir.join("layers")).map_err(unusable)?;
     let runtime = RuntimeConfig {
         toolbox: toolbox(&images).await,
         ..RuntimeConfig::new(dir.join("runtime"))
@@ -225,7 +234,11 @@ async fn assemble(
         clock,
         client,
         runtime,
+        containers,
+        no_containers,
+        host_network: OnceLock::new(),
         images,
+        layers: Arc::new(layers),
         store,
         shutdown,
     }))

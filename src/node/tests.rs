@@ -146,7 +146,11 @@ async fn node(dir: &Path, api: &Arc<Api>) -> Arc<Node> {
         config,
         clock,
         client,
+        containers: None,
+        no_containers: None,
+        host_network: std::sync::OnceLock::new(),
         images,
+        layers: Arc::new(crate::image::Layers::open(&dir.join("layers")).expect("a store")),
         store,
         shutdown,
     })

@@ -7,6 +7,7 @@ pub mod compile;
 mod config;
 mod error;
 pub mod spec;
+pub mod oci;
 mod wasm;
 mod workload;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, watch};
 
+use super::oci::Container;
 use super::spec::{Exit, Stats, WorkloadEvent};
 use super::wasm::Running;
 
@@ -45,19 +46,42 @@ pub enum ExecError {
     Failed(String),
 }
 
-/// A running workload. Dropping the handle kills it.
+/// A running workload. Dropping the handle kills what runs in this process, wasm; a container of
+/// the kernel goes on, to be found again.
 pub struct Workload {
-    running: Arc<Running>,
+    inner: Inner,
+}
+
+enum Inner {
+    Wasm(Arc<Running>),
+    Container(Arc<Container>),
+}
+
+impl From<Arc<Container>> for Workload {
+    fn from(container: Arc<Container>) -> Self {
+        Self { inner: Inner::Container(container) }
+    }
 }
 
 impl Workload {
     pub(super) fn new(running: Arc<Running>) -> Self {
-        Self { running }
+        Self { inner: Inner::Wasm(running) }
+    }
+
+    /// The container of the kernel, where it is one.
+    pub fn container(&self) -> Option<&Arc<Container>> {
+        match &self.inner {
+            Inner::Wasm(_) => None,
+            Inner::Container(container) => Some(container),
+        }
     }
 
     /// How it ended; `None` while it runs.
     pub fn exit(&self) -> watch::Receiver<Option<Exit>> {
-        self.running.exit()
+        match &self.inner {
+            Inner::Wasm(running) => running.exit(),
+            Inner::Container(container) => container.exit(),
+        }
     }
 
     /// Waits for its end.
@@ -71,38 +95,57 @@ impl Workload {
 
     /// Whether it has ever read its standard input, or waits for it.
     pub fn reads_stdin(&self) -> bool {
-        self.running.context.stdin.is_used()
+        match &self.inner {
+            Inner::Wasm(running) => running.context.stdin.is_used(),
+            Inner::Container(_) => false,
+        }
     }
 
     /// Asks it to end: listeners are closed, standard input ends, requests in flight finish; what
     /// still runs after `grace` is killed (137). A command that holds no listener and does not
-    /// read standard input ends at once (143).
+    /// read standard input ends at once (143). A container gets its stop signal.
     pub fn terminate(&self, grace: Duration) {
-        self.running.terminate(grace);
+        match &self.inner {
+            Inner::Wasm(running) => running.terminate(grace),
+            Inner::Container(container) => container.terminate(grace),
+        }
     }
 
     /// Ends it at once (137).
     pub fn kill(&self) {
-        self.running.kill();
+        match &self.inner {
+            Inner::Wasm(running) => running.kill(),
+            Inner::Container(container) => container.kill(),
+        }
     }
 
     /// What it has used.
     pub fn stats(&self) -> Stats {
-        self.running.stats()
+        match &self.inner {
+            Inner::Wasm(running) => running.stats(),
+            Inner::Container(container) => container.stats(),
+        }
     }
 
-    /// What it tells; slow readers miss some.
+    /// What it tells; slow readers miss some. A container tells nothing.
     pub fn events(&self) -> broadcast::Receiver<WorkloadEvent> {
-        self.running.events()
+        match &self.inner {
+            Inner::Wasm(running) => running.events(),
+            Inner::Container(_) => broadcast::Sender::new(1).subscribe(),
+        }
     }
 
-    /// Runs a command in the workload's context and collects its output: the image again where
-    /// `args[0]` is its own name, else an applet of the toolbox. Dropping the future kills it.
+    /// Runs a command in the workload's context and collects its output: of wasm the image again
+    /// where `args[0]` is its own name, else an applet of the toolbox; in a container what its
+    /// image has. Dropping the future kills it.
     ///
     /// # Errors
     /// See [`ExecError`].
     pub async fn exec(&self, args: Vec<String>) -> Result<ExecResult, ExecError> {
-        self.running.exec(args).await
+        match &self.inner {
+            Inner::Wasm(running) => running.exec(args).await,
+            Inner::Container(container) => container.exec(args).await,
+        }
     }
 
     /// As [`Self::exec`], with a client's streams: it ends once all output was written to them.
@@ -110,7 +153,10 @@ impl Workload {
     /// # Errors
     /// See [`ExecError`].
     pub async fn exec_with(&self, args: Vec<String>, streams: Streams) -> Result<Exit, ExecError> {
-        self.running.exec_with(args, streams).await
+        match &self.inner {
+            Inner::Wasm(running) => running.exec_with(args, streams).await,
+            Inner::Container(_) => Err(by_container()),
+        }
     }
 
     /// Joins a client's streams to the workload's own, as far as its spec has them, until it ends.
@@ -118,12 +164,22 @@ impl Workload {
     /// # Errors
     /// See [`ExecError`].
     pub async fn attach(&self, streams: Streams) -> Result<Exit, ExecError> {
-        self.running.attach(streams).await
+        match &self.inner {
+            Inner::Wasm(running) => running.attach(streams).await,
+            Inner::Container(_) => Err(by_container()),
+        }
     }
+}
+
+/// A container has streams of its own form ([`super::oci::Streams`]), with the size of a terminal.
+fn by_container() -> ExecError {
+    ExecError::Failed("a container of the kernel is asked by its own handle".to_owned())
 }
 
 impl Drop for Workload {
     fn drop(&mut self) {
-        self.running.kill();
+        if let Inner::Wasm(running) = &self.inner {
+            running.kill();
+        }
     }
 }

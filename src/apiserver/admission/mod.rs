@@ -9,6 +9,7 @@ pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod priority;
 pub mod resource_quota;
+pub mod runtime_class;
 pub mod service_account;
 pub mod taint_nodes;
 

@@ -29,6 +29,7 @@ pub fn objects(config: &BootstrapConfig) -> Vec<Value> {
         .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
         .collect();
     all.extend(priority_classes());
+    all.extend(runtime_classes());
     all.extend(kubernetes_service(config));
     all.push(dns_service(config));
     all.push(json!({
@@ -61,6 +62,25 @@ fn priority_classes() -> Vec<Value> {
     vec![
         class("system-cluster-critical", 2_000_000_000, cluster),
         class("system-node-critical", 2_000_001_000, node),
+    ]
+}
+
+/// What a pod's containers run in. Without a class, and by `auto`, it is what the image is for.
+fn runtime_classes() -> Vec<Value> {
+    let class = |name: &str, label: Option<&str>| {
+        let mut class = json!({
+            "apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": name},
+            "handler": name,
+        });
+        if let Some(label) = label {
+            class["scheduling"] = json!({"nodeSelector": {label: "true"}});
+        }
+        class
+    };
+    vec![
+        class("auto", None),
+        class("wasm", Some("coracle.dev/runtime-wasm")),
+        class("runc", Some("coracle.dev/runtime-runc")),
     ]
 }
 

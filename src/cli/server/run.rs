@@ -19,7 +19,7 @@ use super::args::ServerConfig;
 use super::files;
 use crate::api::kinds::KindTable;
 use crate::apiserver::admission::{
-    Plugin, certificate_requester, limit_ranger, namespace_lifecycle, priority, resource_quota,
+    Plugin, certificate_requester, limit_ranger, namespace_lifecycle, priority, resource_quota, runtime_class,
     service_account, taint_nodes,
 };
 use crate::apiserver::allocate::{self, ServiceAllocator};
@@ -201,6 +201,7 @@ async fn api(
         Arc::new(service_account::ServiceAccount::new(registry.clone(), rng())),
         Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(priority::Priority::new(registry.clone())),
+        Arc::new(runtime_class::RuntimeClass::new(registry.clone())),
         Arc::new(config.tolerations),
         Arc::new(certificate_requester::CertificateRequester),
     ];

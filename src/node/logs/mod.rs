@@ -13,6 +13,7 @@
 //! **Invariant:** what a container has on disk is bounded by `files_max × file_bytes_max` for its
 //! newest run and as much for the one before; older runs are removed when a new one starts.
 
+mod outside;
 pub mod read;
 pub mod write;
 
@@ -27,6 +28,7 @@ use parking_lot::Mutex;
 use super::config::LogSettings;
 use crate::base::clock::SharedClock;
 
+pub use outside::open_outside;
 pub use read::{LogOptions, LogReader};
 pub use write::LogFile;
 

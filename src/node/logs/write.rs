@@ -75,6 +75,21 @@ impl LogFile {
         self.progress.subscribe()
     }
 
+    /// Whether anybody follows it now.
+    pub(super) fn is_followed(&self) -> bool {
+        self.progress.receiver_count() > 0
+    }
+
+    /// Whether the container has ended.
+    pub(super) fn is_finished(&self) -> bool {
+        self.progress.borrow().finished
+    }
+
+    /// Somebody else has written to it.
+    pub(super) fn grown(&self) {
+        self.progress.send_modify(|p| p.writes += 1);
+    }
+
     /// The container has ended: what is left of its last lines is written.
     pub fn finish(&self) {
         let mut state = self.state.lock();

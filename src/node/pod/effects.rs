@@ -10,12 +10,14 @@ use tokio::sync::mpsc;
 
 use super::actions::pauses;
 use super::images;
+use super::kernel;
 use super::launch::{Launch, LaunchError, Launched, hostname, image_failure};
+use super::recover;
 use super::spec::ProbeKind;
-use super::state::{Effect, Event, Note, Terminated};
+use super::state::{Effect, Event, Note, OUTLIVES, Terminated};
 use super::volumes::payload::{Payload, Sources as Pieces, has_payload};
 use super::worker::{Answer, Live, Worker, due_at};
-use crate::net::{HostPort, NamespaceSpec, Protocol};
+use crate::net::{HostPort, Namespace, NamespaceSpec, Protocol};
 use crate::node::sources;
 use crate::runtime::{Exit, ExitReason, Workload, WorkloadEvent};
 
@@ -86,7 +88,7 @@ fn lost(worker: &Worker, container: usize, run: u32) {
 
 // ---- network ----
 
-/// What a pod asks for that a wasm node cannot give.
+/// What a pod asks for that a node without containers cannot give.
 fn impossible(pod: &Pod) -> Option<&'static str> {
     let spec = pod.spec.as_ref()?;
     let asked = |field: Option<bool>| field == Some(true);
@@ -160,9 +162,20 @@ fn namespace_spec(worker: &Worker, ip: std::net::IpAddr) -> NamespaceSpec {
     spec
 }
 
+fn join(worker: &mut Worker, namespace: Arc<Namespace>) {
+    worker.handle.view.lock().ports = Some(Arc::clone(&namespace) as _);
+    worker.network = Some(namespace);
+}
+
 fn set_up_network(worker: &mut Worker) {
-    if let Some(why) = impossible(&worker.pod) {
+    let wasm_only = worker.node.containers.is_none();
+    if let Some(why) = impossible(&worker.pod).filter(|_| wasm_only) {
         return worker.soon(Event::NetworkFailed { message: why.to_owned() });
+    }
+    if kernel::on_host_network(&worker.pod) {
+        let namespace = worker.node.host_namespace();
+        join(worker, namespace);
+        return worker.soon(Event::NetworkReady { ip: worker.node.config.node_ip });
     }
     let shown = worker.pod.status.as_ref().and_then(|s| s.pod_ip.as_deref());
     let wanted = worker.state.ip.or_else(|| shown.and_then(|ip| ip.parse().ok()));
@@ -171,9 +184,9 @@ fn set_up_network(worker: &mut Worker) {
         Ok(ip) => ip,
         Err(error) => return worker.soon(Event::NetworkFailed { message: error.to_string() }),
     };
-    let network = worker.node.fabric.attach(namespace_spec(worker, ip));
-    worker.handle.view.lock().ports = Some(Arc::clone(&network) as _);
-    worker.network = Some(network);
+    let namespace = worker.node.fabric.attach(namespace_spec(worker, ip));
+    recover::network(worker, &namespace);
+    join(worker, namespace);
     worker.soon(Event::NetworkReady { ip });
 }
 
@@ -243,9 +256,18 @@ async fn mount_all(
         work.push((volume, payload));
     }
     let now = node.clock.now();
+    let security = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
+    let group = security.and_then(|s| s.fs_group).and_then(|group| u32::try_from(group).ok());
+    // Only root may give files away; a wasm guest has no group that would matter.
+    let group = group.filter(|_| node.containers.is_some());
     let done = tokio::task::spawn_blocking(move || {
         work.iter().try_for_each(|(volume, payload)| {
-            volumes.set_up(volume, payload, now).map(drop).map_err(|e| e.to_string())
+            let set_up = volumes.set_up(volume, payload, now);
+            let owned = set_up.and_then(|changed| match group.filter(|_| changed) {
+                Some(group) => volumes.give_to(volume, group),
+                None => Ok(()),
+            });
+            owned.map_err(|e| e.to_string())
         })
     });
     done.await.unwrap_or_else(|e| Err(e.to_string()))?;
@@ -262,7 +284,13 @@ fn tear_down(worker: &mut Worker) {
     worker.node.sources.set(&uid, &BTreeSet::new(), &worker.changed);
     worker.node.tokens.forget(&worker.pod);
     let volumes = Arc::clone(&worker.volumes);
+    let containers = worker.node.containers.clone();
     worker.aside(async move {
+        if let Some(containers) = containers
+            && let Err(error) = containers.remove_sandbox(&uid).await
+        {
+            tracing::warn!(%error, "the sandbox of a pod could not be removed");
+        }
         let removed = tokio::task::spawn_blocking(move || volumes.remove()).await;
         if let Ok(Err(error)) = removed {
             tracing::warn!(%error, "the volumes of a pod could not be removed");
@@ -317,8 +345,10 @@ fn start(worker: &Worker, container: usize, run: u32) {
         run,
         facts: worker.facts(),
         volumes: Arc::clone(&worker.volumes),
+        network_spec: namespace_spec(worker, network.ip()),
         network,
         image,
+        sandbox: Arc::clone(&worker.sandbox),
     };
     worker.aside(async move {
         let result = launch.start().await;
@@ -347,7 +377,7 @@ fn start(worker: &Worker, container: usize, run: u32) {
 }
 
 /// A workload runs: it is kept, and its end is waited for.
-fn started(
+pub(super) fn started(
     worker: &mut Worker,
     container: usize,
     run: u32,
@@ -372,6 +402,9 @@ fn started(
     let id = container_id.clone();
     worker.aside(async move {
         let exit = until_exit(&workload, container, &answers).await;
+        if let (Some(containers), Some(id)) = (&node.containers, id.strip_prefix(OUTLIVES)) {
+            containers.forget(&uid, id).await;
+        }
         let ended = tokio::task::spawn_blocking(move || {
             log.finish();
             let own = termination.and_then(|path| std::fs::read(path).ok()).unwrap_or_default();

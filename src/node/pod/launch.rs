@@ -8,13 +8,17 @@ use sha2::{Digest, Sha256};
 
 use super::env::{arguments, environment};
 use super::fields::Facts;
+use super::kernel::{self, NodeFacts, Parts};
+use super::state::OUTLIVES;
 use super::volumes::Volumes;
 use crate::image::{ImageError, Module, PullPolicy, PulledImage};
-use crate::net::Namespace;
+use crate::net::{Namespace, NamespaceSpec};
 use crate::node::agent::Node;
 use crate::node::logs::LogFile;
 use crate::node::resources::limit;
 use crate::node::sources;
+use crate::runtime::oci::ContainerError;
+use crate::runtime::oci::spec::SandboxSpec;
 use crate::runtime::{ArtifactKind, Limits, Mount, StartError, StdioSpec, Workload, WorkloadSpec};
 
 /// A container as it is started.
@@ -26,7 +30,11 @@ pub struct Launch {
     pub facts: Facts,
     pub volumes: Arc<Volumes>,
     pub network: Arc<Namespace>,
+    /// What the pod's namespace is made from, also where it shares the host's.
+    pub network_spec: NamespaceSpec,
     pub image: PulledImage,
+    /// Held while the pod's sandbox is made.
+    pub sandbox: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What was started.
@@ -69,10 +77,25 @@ pub fn image_failure(error: ImageError) -> (&'static str, String) {
     }
 }
 
-/// `wasm://` and 64 hexadecimal digits, another for every run.
-fn container_id(pod: &Pod, container: &str, run: u32) -> String {
+/// 64 hexadecimal digits, others for every run.
+fn run_id(pod: &Pod, container: &str, run: u32) -> String {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    format!("wasm://{}", hex::encode(Sha256::digest(format!("{uid}/{container}/{run}"))))
+    hex::encode(Sha256::digest(format!("{uid}/{container}/{run}")))
+}
+
+/// What of this node shows in its containers.
+pub(super) fn with_facts<T>(node: &Node, use_them: impl FnOnce(&NodeFacts<'_>) -> T) -> T {
+    let of_host = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let (resolv_conf, hosts) = (of_host("/etc/resolv.conf"), of_host("/etc/hosts"));
+    let memory = node.allocatable.get("memory").copied().unwrap_or(0);
+    use_them(&NodeFacts {
+        cluster_dns: node.config.cluster_dns,
+        cluster_domain: &node.config.cluster_domain,
+        memory_bytes: u64::try_from(memory).unwrap_or(0),
+        profiles: &node.config.data_dir.join("seccomp"),
+        host_resolv_conf: &resolv_conf,
+        host_hosts: &hosts,
+    })
 }
 
 /// What a program is called where nobody names it: the last part of its image.
@@ -112,18 +135,128 @@ impl Launch {
         Ok(Some(Mount { host, guest, read_only: false }))
     }
 
-    fn module(&self) -> Result<&Module, LaunchError> {
-        self.image.module().ok_or_else(|| {
-            refused("CreateContainerError")(format!(
-                "image \"{}\" is a container image, and this node runs wasm only",
-                self.image.reference
-            ))
+    /// Starts it; returns once a command runs or an http handler is armed.
+    pub async fn start(self) -> Result<Launched, LaunchError> {
+        let class = self.pod.spec.as_ref().and_then(|s| s.runtime_class_name.clone());
+        let image = self.container.image.as_deref().unwrap_or_default();
+        match (class.as_deref(), self.image.module().cloned()) {
+            (Some("wasm"), None) => Err(refused("CreateContainerError")(format!(
+                "{image} is a container image, but runtimeClassName is wasm: leave it out, or use \
+                 an image that holds a wasm module"
+            ))),
+            (Some("runc"), Some(_)) => Err(refused("CreateContainerError")(format!(
+                "{image} is a wasm image, but runtimeClassName is runc: leave it out, or use a \
+                 container image"
+            ))),
+            (_, None) => self.start_container().await,
+            (_, Some(module)) => self.start_wasm(module).await,
+        }
+    }
+
+    /// argv of a container of the kernel, which has no name of its own to fall back on.
+    fn container_args(&self, env: &BTreeMap<String, String>) -> Result<Vec<String>, LaunchError> {
+        let config = &self.image.config;
+        let own = self.container.command.as_ref().is_some_and(|command| !command.is_empty());
+        let mut args = arguments(&self.container, "", (&config.entrypoint, &config.cmd), env);
+        if !own && config.entrypoint.is_empty() {
+            args.remove(0);
+        }
+        match args.is_empty() {
+            true => Err(refused("CreateContainerError")(
+                "no command specified: neither the container nor its image names one".to_owned(),
+            )),
+            false => Ok(args),
+        }
+    }
+
+    /// The image as directories.
+    async fn layers(&self) -> Result<Vec<std::path::PathBuf>, LaunchError> {
+        let (layers, image) = (Arc::clone(&self.node.layers), self.image.layers().to_vec());
+        let unpacked = tokio::task::spawn_blocking(move || layers.of_image(&image)).await;
+        let unpacked = unpacked.unwrap_or_else(|error| Err(error.to_string()));
+        unpacked.map_err(|why| {
+            refused("CreateContainerError")(format!("image \"{}\": {why}", self.image.reference))
         })
     }
 
-    /// Starts it; returns once a command runs or an http handler is armed.
-    pub async fn start(self) -> Result<Launched, LaunchError> {
-        let module = self.module()?.clone();
+    async fn start_container(self) -> Result<Launched, LaunchError> {
+        let create = refused("CreateContainerError");
+        let node = &self.node;
+        let Some(containers) = &node.containers else {
+            let why = node.no_containers.clone().unwrap_or_default();
+            return Err(create(format!(
+                "image \"{}\" is a container image, which this node cannot run: {why}; \
+                 runtimeClassName runc keeps a pod off such nodes",
+                self.image.reference
+            )));
+        };
+        let env = self.environment().await?;
+        let args = self.container_args(&env)?;
+        let lookup = |name: &str| env.get(name).map(String::as_str);
+        let mounts = self.volumes.mounts(&self.pod, &self.container, lookup);
+        let mut mounts =
+            mounts.map_err(|e| refused("CreateContainerConfigError")(e.to_string()))?;
+        let termination = self.termination(ArtifactKind::Command)?;
+        mounts.extend(termination.clone());
+        let meta = &self.pod.metadata;
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let (namespace, name, uid) = (text(&meta.namespace), text(&meta.name), text(&meta.uid));
+        let own = &self.container.name;
+        let log = node.logs.begin(&namespace, &name, &uid, own, self.run);
+        let log = log.map_err(|e| create(format!("no log: {e}")))?;
+        let order = node.logs.order(&namespace, &name, &uid, own, self.run);
+        let id = run_id(&self.pod, own, self.run);
+        let parts = Parts {
+            id: id.clone(),
+            layers: self.layers().await?,
+            image: &self.image.config,
+            args,
+            env,
+            mounts,
+            log: serde_json::to_value(&order).expect("plain data"),
+        };
+        let spec = with_facts(node, |facts| {
+            kernel::container_spec(&self.pod, &self.container, facts, parts)
+        });
+        let spec = spec.map_err(refused("CreateContainerConfigError"))?;
+        let sandbox = self.join_sandbox(containers).await?;
+        match containers.start(&sandbox, spec).await {
+            Ok(container) => {
+                node.logs.watch(&log, &order);
+                Ok(Launched {
+                    workload: Workload::from(container),
+                    container_id: format!("{OUTLIVES}{id}"),
+                    log,
+                    termination: termination.map(|mount| mount.host),
+                })
+            }
+            Err(ContainerError::Config(message)) => {
+                Err(refused("CreateContainerConfigError")(message))
+            }
+            Err(ContainerError::Create(message)) => Err(refused("RunContainerError")(message)),
+            Err(ContainerError::Io(error)) => Err(create(error.to_string())),
+        }
+    }
+
+    /// The sandbox of the pod, made and joined to its virtual network.
+    async fn join_sandbox(
+        &self,
+        containers: &crate::runtime::oci::Containers,
+    ) -> Result<SandboxSpec, LaunchError> {
+        let failed =
+            |e: std::io::Error| refused("CreateContainerError")(format!("pod sandbox: {e}"));
+        let spec = with_facts(&self.node, |facts| {
+            kernel::sandbox_spec(&self.pod, &self.network_spec, facts)
+        });
+        let _one_at_a_time = self.sandbox.lock().await;
+        containers.sandbox(&spec).await.map_err(failed)?;
+        if !spec.host_network && !self.network.has_kernel() {
+            self.network.join_kernel(containers.network(&spec).map_err(failed)?);
+        }
+        Ok(spec)
+    }
+
+    async fn start_wasm(self, module: Module) -> Result<Launched, LaunchError> {
         let env = self.environment().await?;
         let prepared = self.node.runtime.prepare(&module.path, &module.digest).await;
         let kind = prepared.map_err(|e| refused("CreateContainerError")(e.to_string()))?;
@@ -144,7 +277,7 @@ impl Launch {
         let image = container.image.as_deref().unwrap_or_default();
         let tcp = container.ports.iter().flatten();
         let tcp = tcp.filter(|p| p.protocol.as_deref().unwrap_or("TCP") == "TCP");
-        let container_id = container_id(&self.pod, &container.name, self.run);
+        let container_id = format!("wasm://{}", run_id(&self.pod, &container.name, self.run));
         let spec = WorkloadSpec {
             label: format!("{namespace}/{name}/{}", container.name),
             artifact: module.path,

@@ -30,6 +30,9 @@ use serde::{Deserialize, Serialize};
 pub use super::spec::{ContainerPlan, PodPlan, ProbeKind, RestartPolicy, Role};
 pub use super::step::step;
 
+/// What the ids of containers begin with that may outlive the agent.
+pub const OUTLIVES: &str = "runc://";
+
 /// The two readings of the clock that a step is made at.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
@@ -365,6 +368,11 @@ pub enum Event {
         reason: &'static str,
         message: String,
     },
+    /// It was running before the agent was started anew, and runs still.
+    Recovered {
+        container: usize,
+        run: u32,
+    },
     PostStartDone {
         container: usize,
         run: u32,
@@ -477,6 +485,11 @@ pub struct SavedContainer {
     pub exit_before: Option<Terminated>,
     /// The run that was under way: its id and start.
     pub running: Option<(String, Timestamp)>,
+    /// What its probes had said.
+    #[serde(default)]
+    pub started: bool,
+    #[serde(default)]
+    pub ready: bool,
     /// `exit` is final.
     pub done: bool,
 }
@@ -496,7 +509,8 @@ impl PodState {
     }
 
     /// The state of a pod whose worker died with the agent: its guests died too, and that is what
-    /// it says (exit 137), each to be started again at once where its policy has it so.
+    /// it says (exit 137), each to be started again at once where its policy has it so. Containers
+    /// of the kernel may run still: until the worker has looked, they count as running.
     pub fn restore(plan: &PodPlan, saved: Saved, now: Now) -> Self {
         let mut state = Self::fresh(plan, now);
         state.start_time = saved.start_time;
@@ -531,11 +545,37 @@ impl SavedContainer {
             exit: state.exit.clone(),
             exit_before: state.exit_before.clone(),
             running: state.running().map(|r| (r.container_id.clone(), r.started_at)),
+            started: state.running().is_some_and(|r| r.started),
+            ready: state.running().is_some_and(|r| r.ready),
             done: state.done(),
         }
     }
 
     fn restore(self, plan: &ContainerPlan, stopping: bool, now: Now) -> ContainerState {
+        if let Some((container_id, started_at)) = &self.running
+            && container_id.starts_with(OUTLIVES)
+        {
+            let running = Running {
+                container_id: container_id.clone(),
+                started_at: *started_at,
+                since: now.mono,
+                in_post_start: false,
+                started: self.started,
+                ready: self.ready,
+                streaks: [Streak::default(); 3],
+                stop: None,
+            };
+            return ContainerState {
+                run: self.run,
+                restart_count: self.restart_count,
+                crashes: self.crashes,
+                failures: 0,
+                image_id: self.image_id,
+                exit: self.exit,
+                exit_before: self.exit_before,
+                life: Life::Running(Box::new(running)),
+            };
+        }
         let mut exit = self.exit;
         let mut exit_before = self.exit_before;
         let mut again = !self.done && exit.is_some();

@@ -105,6 +105,7 @@ impl Step<'_> {
             Event::Started { container, run, container_id } => {
                 self.started(container, run, container_id);
             }
+            Event::Recovered { container, run } => self.recovered(container, run),
             Event::PostStartDone { container, run, result } => {
                 self.post_start_done(container, run, result);
             }
@@ -221,6 +222,22 @@ impl Step<'_> {
             self.effects.push(Effect::PostStart { container, run });
         } else {
             self.up(container, run);
+        }
+    }
+
+    /// It runs still: its probes begin again, and say at first what they said last.
+    fn recovered(&mut self, container: usize, run: u32) {
+        if self.state.stop.is_some() {
+            return;
+        }
+        let Some(running) = self.running(container, run) else { return };
+        let (started, ready) = (running.started, running.ready);
+        if !started {
+            return self.up(container, run);
+        }
+        self.past_startup(container, run);
+        if let Some(running) = self.running(container, run) {
+            running.ready |= ready;
         }
     }
 

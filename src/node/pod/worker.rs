@@ -22,6 +22,7 @@ use super::actions::Target;
 use super::effects;
 use super::fields::Facts;
 use super::publish::Publisher;
+use super::recover;
 use super::spec::{PodPlan, ProbeKind, seconds};
 use super::state::{Event, Note, Now, PodState, Saved, Verdict, step};
 use super::status;
@@ -107,6 +108,8 @@ pub struct Worker {
     pub(super) images: Vec<Option<PulledImage>>,
     pub(super) live: Vec<Option<Live>>,
     pub(super) probes: HashMap<(usize, ProbeKind), Shutdown>,
+    /// Held while the sandbox of its containers is made.
+    pub(super) sandbox: Arc<tokio::sync::Mutex<()>>,
     pub(super) publisher: Publisher,
     /// Told when a ConfigMap or Secret of the pod changed.
     pub(super) changed: Arc<Notify>,
@@ -150,6 +153,7 @@ impl Worker {
             images: vec![None; count],
             live: vec![None; count],
             probes: HashMap::new(),
+            sandbox: Arc::default(),
             changed: Arc::default(),
             answers,
             stop: node.shutdown.child_token(),
@@ -231,6 +235,7 @@ impl Worker {
                 container: None,
             });
         }
+        recover::containers(&mut self).await;
         self.step(Event::Tick);
         self.take_update(&Update::Pod(Arc::clone(&self.pod)));
         let shutdown = self.node.shutdown.clone();

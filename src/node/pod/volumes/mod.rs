@@ -11,8 +11,9 @@
 pub mod atomic;
 pub mod payload;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -83,8 +84,25 @@ impl Volumes {
             return atomic::write(&dir, payload, now).map_err(|e| failed(e.to_string()));
         }
         let fresh = !dir.exists();
-        fs::create_dir_all(&dir).map_err(|e| failed(e.to_string()))?;
+        let made = fs::create_dir_all(&dir).and_then(|()| match fresh {
+            // Whoever the containers run as; nobody else comes as far as this directory.
+            true => fs::set_permissions(&dir, Permissions::from_mode(0o777)),
+            false => Ok(()),
+        });
+        made.map_err(|e| failed(e.to_string()))?;
         Ok(fresh)
+    }
+
+    /// Gives a volume to a group (`fsGroup`): it owns what is there, and what will be made there.
+    pub fn give_to(&self, volume: &Volume, group: u32) -> Result<(), VolumeError> {
+        if volume.host_path.is_some() {
+            return Ok(());
+        }
+        let writable = !has_payload(volume);
+        give_to(&self.path(volume), group, writable).map_err(|error| VolumeError::SetUp {
+            volume: volume.name.clone(),
+            message: format!("fsGroup {group}: {error}"),
+        })
     }
 
     fn host_path(&self, source: &HostPathVolumeSource) -> Result<(), String> {
@@ -160,12 +178,19 @@ impl Volumes {
         Ok(mounts)
     }
 
+    /// Where a run of `container` leaves its termination message.
+    pub fn termination_path(&self, container: &str, run: u32) -> PathBuf {
+        self.dir.join("..termination").join(container).join(run.to_string())
+    }
+
     /// The file in which a run of `container` leaves its termination message, empty.
     pub fn termination_file(&self, container: &str, run: u32) -> io::Result<PathBuf> {
-        let dir = self.dir.join("..termination").join(container);
+        let file = self.termination_path(container, run);
+        let dir = file.parent().unwrap_or(&self.dir).to_path_buf();
         fs::create_dir_all(&dir)?;
-        let file = dir.join(run.to_string());
         fs::write(&file, b"")?;
+        // Whoever the container runs as.
+        fs::set_permissions(&file, Permissions::from_mode(0o666))?;
         if run > 0 {
             let _ = fs::remove_file(dir.join((run - 1).to_string()));
         }
@@ -179,6 +204,28 @@ impl Volumes {
             _ => Ok(()),
         }
     }
+}
+
+fn give_to(path: &Path, group: u32, writable: bool) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    if meta.gid() != group {
+        lchown(path, None, Some(group))?;
+    }
+    if meta.is_symlink() {
+        return Ok(());
+    }
+    let access = if writable { 0o060 } else { 0o040 };
+    let extra = if meta.is_dir() { access | 0o2010 } else { access };
+    let mode = meta.mode() & 0o7777;
+    if mode | extra != mode {
+        fs::set_permissions(path, Permissions::from_mode(mode | extra))?;
+    }
+    if meta.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give_to(&entry?.path(), group, writable)?;
+        }
+    }
+    Ok(())
 }
 
 fn absolute(path: &str) -> String {
