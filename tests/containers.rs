@@ -161,7 +161,8 @@ fn image(dir: &Path, name: &str, config: &Value) -> String {
     manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "v1"});
     let index = json!({"schemaVersion": 2, "manifests": [manifest]});
     std::fs::write(layout.join("index.json"), index.to_string()).expect("written");
-    std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("written");
+    std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)
+        .expect("written");
     format!("oci:{}:v1", layout.display())
 }
 
@@ -268,7 +269,8 @@ fn a_container_runs_with_what_its_pod_and_its_image_say() {
         &json!({"container": {"env": [{"name": "OF_POD", "value": "too"}]}}),
     );
     assert_eq!(said.code, Some(3), "{}", said.text);
-    for line in ["out\n", "err\n", "first\n", "0\n", "yes too\n", "of the upper layer", "hidden\n"] {
+    for line in ["out\n", "err\n", "first\n", "0\n", "yes too\n", "of the upper layer", "hidden\n"]
+    {
         assert!(said.text.contains(line), "{line:?}: {}", said.text);
     }
     let ended = ".status.containerStatuses[0].state.terminated";
@@ -293,10 +295,16 @@ fn a_container_runs_with_what_its_pod_and_its_image_say() {
                                            {"name": "cfg", "mountPath": "/cfg"}]},
         }),
     );
-    for line in ["from-a-map", "of init", "refused", "uid=33(web) gid=34(web)", "40(logs)", "77", "99"] {
+    for line in
+        ["from-a-map", "of init", "refused", "uid=33(web) gid=34(web)", "40(logs)", "77", "99"]
+    {
         assert!(said.text.contains(line), "{line:?}: {}", said.text);
     }
-    assert!(!said.text.contains("writable"), "a user may not write to root's directory: {}", said.text);
+    assert!(
+        !said.text.contains("writable"),
+        "a user may not write to root's directory: {}",
+        said.text
+    );
 }
 
 #[test]
@@ -306,8 +314,10 @@ fn containers_and_wasm_reach_each_other_by_address_service_and_name() {
     cluster.apply(WASM_SERVER);
     cluster.apply(&web(&image));
     cluster.ok(&["wait", "--for=condition=Ready", "pod/handler", "pod/web", "--timeout=80s"]);
-    let (handler, web) =
-        (shown(&cluster, "pod/handler", ".status.podIP"), shown(&cluster, "pod/web", ".status.podIP"));
+    let (handler, web) = (
+        shown(&cluster, "pod/handler", ".status.podIP"),
+        shown(&cluster, "pod/web", ".status.podIP"),
+    );
     for node in ["node-0", "node-1"] {
         let on = |more: Value| {
             let mut all = json!({"nodeName": node});
@@ -373,14 +383,26 @@ fn containers_outlive_the_agent_and_are_found_again() {
     });
     cluster.apply(&counter.to_string());
     cluster.apply(&short.to_string());
-    cluster.ok(&["wait", "--for=condition=Ready", "pod/web", "pod/counter", "pod/short", "--timeout=80s"]);
+    cluster.ok(&[
+        "wait",
+        "--for=condition=Ready",
+        "pod/web",
+        "pod/counter",
+        "pod/short",
+        "--timeout=80s",
+    ]);
     let id = |name: &str| shown(&cluster, name, ".status.containerStatuses[0].containerID");
     let before = (id("pod/web"), id("pod/counter"));
     cluster.kill_agent(0);
     std::thread::sleep(std::time::Duration::from_secs(7));
     cluster.start_agent(0);
     eventually("the handler was started again", || {
-        let count = cluster.kubectl(&["get", "pod/handler", "-o", "jsonpath={.status.containerStatuses[0].restartCount}"]);
+        let count = cluster.kubectl(&[
+            "get",
+            "pod/handler",
+            "-o",
+            "jsonpath={.status.containerStatuses[0].restartCount}",
+        ]);
         (count.text.trim() == "1").then_some(())
     });
     let id = |name: &str| shown(&cluster, name, ".status.containerStatuses[0].containerID");
@@ -396,10 +418,18 @@ fn containers_outlive_the_agent_and_are_found_again() {
     assert!(numbers.iter().zip(1..).all(|(a, b)| *a == b), "{lines}");
     // The network works again, both ways.
     cluster.ok(&["wait", "--for=condition=Ready", "pod/web", "pod/handler", "--timeout=80s"]);
-    let said = script(&cluster, "again", &image, "wget -q -O - http://web/ && wget -q -O - http://handler/", &json!({}));
+    let said = script(
+        &cluster,
+        "again",
+        &image,
+        "wget -q -O - http://web/ && wget -q -O - http://handler/",
+        &json!({}),
+    );
     assert!(said.succeeded && said.text.contains("a container answers"), "{}", said.text);
     let port = shown(&cluster, "svc/web", ".spec.ports[0].nodePort");
-    let said = Command::new("curl").args(["-s", "-m", "10", &format!("http://127.0.0.1:{port}/")]).output();
+    let said = Command::new("curl")
+        .args(["-s", "-m", "10", &format!("http://127.0.0.1:{port}/")])
+        .output();
     assert_eq!(String::from_utf8_lossy(&said.expect("curl runs").stdout), "a container answers\n");
     // And they can be ended.
     cluster.ok(&["delete", "pods", "--all", "--timeout=60s"]);
@@ -429,8 +459,13 @@ fn security_and_resources_hold_a_container_as_its_spec_says() {
         }),
     );
     for line in [
-        "CapEff:\t0000000000000001", "NoNewPrivs:\t1", "Seccomp:\t2", "root is read only",
-        "sysctl refused", "unshare refused", "1000\n",
+        "CapEff:\t0000000000000001",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "root is read only",
+        "sysctl refused",
+        "unshare refused",
+        "1000\n",
     ] {
         assert!(said.text.contains(line), "{line:?}: {}", said.text);
     }
@@ -567,8 +602,10 @@ fn wasm_and_containers_of_one_pod_share_localhost_and_volumes() {
         &cluster,
         "asks",
         &image,
-        &format!("wget -q -O - http://{ip}:8080/; wget -q -O - http://{ip}/; \
-             udp ask {ip} 7007 there"),
+        &format!(
+            "wget -q -O - http://{ip}:8080/; wget -q -O - http://{ip}/; \
+             udp ask {ip} 7007 there"
+        ),
         &json!({}),
     );
     for line in ["Hello", "a container answers", "answered there"] {
@@ -624,10 +661,14 @@ fn datagrams_go_both_ways_and_come_from_whom_they_say() {
 fn a_runtime_class_says_what_a_pod_runs_in() {
     let cluster = Machine::with_agents(1);
     let image = plain(&cluster);
-    assert_eq!(shown(&cluster, "node/node-0", ".metadata.labels.coracle\\.dev/runtime-runc"), "true");
+    assert_eq!(
+        shown(&cluster, "node/node-0", ".metadata.labels.coracle\\.dev/runtime-runc"),
+        "true"
+    );
     let condition = ".status.conditions[?(@.type==\"ContainersSupported\")].status";
     assert_eq!(shown(&cluster, "node/node-0", condition), "True");
-    let said = script(&cluster, "as-runc", &image, "echo here", &json!({"runtimeClassName": "runc"}));
+    let said =
+        script(&cluster, "as-runc", &image, "echo here", &json!({"runtimeClassName": "runc"}));
     assert!(said.text.contains("here"), "{}", said.text);
     let selector = ".spec.nodeSelector.coracle\\.dev/runtime-runc";
     assert_eq!(shown(&cluster, "pod/as-runc", selector), "true");
@@ -639,7 +680,8 @@ fn a_runtime_class_says_what_a_pod_runs_in() {
     cluster.apply(&pod("wrong", "wasm", &image));
     let message = ".status.containerStatuses[0].state.waiting.message";
     eventually("it is refused", || {
-        let shown = cluster.kubectl(&["get", "pod/wrong", "-o", &format!("jsonpath={{{message}}}")]).text;
+        let shown =
+            cluster.kubectl(&["get", "pod/wrong", "-o", &format!("jsonpath={{{message}}}")]).text;
         shown.contains("is a container image, but runtimeClassName is wasm").then_some(())
     });
     let told = cluster.refused(&["apply", "-f", "-"], &pod("none", "gvisor", &image));

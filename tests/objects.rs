@@ -74,6 +74,7 @@ impl Cluster {
             admission: Vec::new(),
             answers: HashMap::new(),
             nodes: Arc::new(NoNodes),
+            beside: Vec::new(),
             limits: Limits::default(),
         });
         server.set_ready();

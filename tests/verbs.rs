@@ -91,6 +91,7 @@ impl Cluster {
             admission: Vec::new(),
             answers: HashMap::new(),
             nodes: Arc::new(Echo),
+            beside: Vec::new(),
             limits: Limits::default(),
         });
         server.set_ready();

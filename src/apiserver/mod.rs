@@ -7,6 +7,7 @@ pub mod allocate;
 pub mod answers;
 pub mod attrs;
 pub mod auth;
+pub mod beside;
 pub mod bootstrap;
 pub mod catalog;
 pub mod definitions;

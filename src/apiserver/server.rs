@@ -12,6 +12,7 @@ use http::{Request, Response};
 use super::admission::Plugin;
 use super::answers::Answer;
 use super::auth::{Authenticator, Authorizer};
+use super::beside::Beside;
 use super::metrics::Metrics;
 use super::nodes::NodeDialer;
 use super::registry::Registry;
@@ -51,6 +52,8 @@ pub struct ApiServerConfig {
     /// Who answers what is not stored, by `GROUP/PLURAL` and `GROUP/PLURAL/SUBRESOURCE`.
     pub answers: HashMap<String, Arc<dyn Answer>>,
     pub nodes: Arc<dyn NodeDialer>,
+    /// What is served beside the API, by the path that it lies below (`/v2`).
+    pub beside: Vec<(&'static str, Arc<dyn Beside>)>,
     pub limits: Limits,
 }
 

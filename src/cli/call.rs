@@ -179,6 +179,19 @@ impl Connection {
         Err(Failure::status(answer))
     }
 
+    /// Sends a request as it is; whatever is answered is an answer.
+    ///
+    /// # Errors
+    /// The server could not be asked.
+    pub async fn raw(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, Failure> {
+        let path = request.uri().path().to_owned();
+        let asked = async {
+            let sent = self.client.send(request.map(Body::from)).await;
+            sent.map_err(|error| self.explain(&error))
+        };
+        self.in_time(&path, asked).await
+    }
+
     async fn collect(&self, response: Response<Body>) -> Result<bytes::Bytes, Failure> {
         let limited = http_body_util::Limited::new(response.into_body(), ANSWER_MAX);
         let collected = http_body_util::BodyExt::collect(limited).await;

@@ -5,6 +5,7 @@
 //! | [`server`] | the control plane: store, API server, scheduler, controllers |
 //! | [`agent`] | a worker |
 //! | [`verbs`] | `apply`, `get`, `describe`, `delete`, `logs`, `scale`, `rollout`, `wait` |
+//! | [`images`] | `push`, `images`: the cluster's registry |
 //! | [`demo`] | both, as processes of this machine, with something to look at |
 //! | [`top`] | the live view of any cluster |
 //! | [`sim`] | thousands of hollow nodes on this machine |
@@ -13,6 +14,7 @@
 
 mod agent;
 mod demo;
+pub mod images;
 mod process;
 mod server;
 mod sim;

@@ -244,6 +244,14 @@ pub struct Kept {
     digests: Vec<String>,
 }
 
+impl Kept {
+    /// Keeps one more.
+    pub fn also(&mut self, digest: &str) {
+        *self.blobs.busy.lock().entry(digest.to_owned()).or_default() += 1;
+        self.digests.push(digest.to_owned());
+    }
+}
+
 impl Drop for Kept {
     fn drop(&mut self) {
         let mut busy = self.blobs.busy.lock();

@@ -178,7 +178,7 @@ fn host_matches(pattern: &str, host: &str) -> bool {
 }
 
 /// `*` is any text, `?` any character.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
+pub(super) fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while t < text.len() {

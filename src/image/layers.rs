@@ -99,8 +99,11 @@ impl Layers {
     /// Removes all layers but those of the images whose `diff_ids` are given, lists lowest first.
     /// Nothing may be running on the others.
     pub fn keep(&self, images: &[Vec<String>]) {
-        let kept: std::collections::HashSet<PathBuf> =
-            images.iter().flat_map(|diff_ids| chain_ids(diff_ids)).map(|id| self.path(&id)).collect();
+        let kept: std::collections::HashSet<PathBuf> = images
+            .iter()
+            .flat_map(|diff_ids| chain_ids(diff_ids))
+            .map(|id| self.path(&id))
+            .collect();
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
             if path != self.tmp
@@ -166,9 +169,9 @@ fn unpack_into(
     let actual = format!("sha256:{}", hex::encode(hashed.hash.finalize()));
     match actual == diff_id {
         true => Ok(()),
-        false => Err(format!(
-            "it is damaged: it should unpack to {diff_id}, but unpacks to {actual}"
-        )),
+        false => {
+            Err(format!("it is damaged: it should unpack to {diff_id}, but unpacks to {actual}"))
+        }
     }
 }
 
@@ -235,8 +238,13 @@ impl Tree<'_> {
         let parent = self.directory(parent)?;
         let text = name.as_bytes();
         if text == b".wh..wh..opq" {
-            return rustix::fs::setxattr(&parent, "trusted.overlay.opaque", b"y", XattrFlags::empty())
-                .map_err(Into::into);
+            return rustix::fs::setxattr(
+                &parent,
+                "trusted.overlay.opaque",
+                b"y",
+                XattrFlags::empty(),
+            )
+            .map_err(Into::into);
         }
         if let Some(hidden) = text.strip_prefix(b".wh.") {
             if hidden.is_empty() || hidden == b"." || hidden == b".." {

@@ -18,6 +18,8 @@
 //! | [`pull`] | the way from a source to the store |
 //! | [`layers`] | container images as directories |
 //! | [`local`], [`samples`], [`client`] | the sources |
+//! | [`signature`] | whose signature an image needs |
+//! | [`unpack`] | an image's files as a directory |
 //! | [`registry`] | the cluster's own registry, as a server serves it |
 //!
 //! **Invariant:** the bytes of every file that a [`PulledImage`] names have the digest that is told
@@ -34,8 +36,11 @@ mod problem;
 mod pull;
 pub mod reference;
 pub mod registries;
+pub mod registry;
 pub mod samples;
+mod signature;
 mod store;
+mod unpack;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -53,6 +58,7 @@ pub use layers::Layers;
 pub use problem::Problem;
 pub use reference::{Name, Reference, Version};
 pub use registries::Registries;
+pub use signature::SignaturePolicy;
 pub use store::{Freed, Listed};
 
 use client::Client;
@@ -78,6 +84,35 @@ pub enum Prefer {
     Linux,
 }
 
+/// What an image is pulled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+enum Purpose {
+    Run(Prefer),
+    /// An `image` volume.
+    Files,
+}
+
+impl Purpose {
+    fn prefer(self) -> Prefer {
+        match self {
+            Self::Run(prefer) => prefer,
+            Self::Files => Prefer::Linux,
+        }
+    }
+}
+
+/// The files of an image, as a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    pub path: PathBuf,
+    /// What the collector knows the image by.
+    pub digest: String,
+    /// Bytes of its blobs.
+    pub size: u64,
+    /// Whether it was on this machine already.
+    pub present: bool,
+}
+
 /// What this node lets its pods name, and where it looks for it.
 #[derive(Clone, Default)]
 pub struct Policy {
@@ -89,6 +124,8 @@ pub struct Policy {
     pub cluster: Option<ClusterRegistry>,
     /// Patience with registries.
     pub client: ClientConfig,
+    /// Whose signature images need.
+    pub signatures: SignaturePolicy,
 }
 
 /// How the image says it is to be run; empty where it does not say.
@@ -189,8 +226,12 @@ pub enum ImageError {
     InvalidName { reference: String, problem: String },
     #[error("Container image {reference:?} is not present with pull policy of Never")]
     NeverPull { reference: String },
+    #[error(
+        "image pull failed for {reference:?} because the signature validation failed: {problem}"
+    )]
+    Unsigned { reference: String, problem: String },
     #[error("Failed to pull image {reference:?}: {problem}")]
-    Pull { reference: String, problem: String },
+    Pull { reference: String, problem: Problem },
 }
 
 impl ImageError {
@@ -199,6 +240,7 @@ impl ImageError {
         match self {
             Self::InvalidName { .. } => "InvalidImageName",
             Self::NeverPull { .. } => "ErrImageNeverPull",
+            Self::Unsigned { .. } => "SignatureValidationFailed",
             Self::Pull { .. } => "ErrImagePull",
         }
     }
@@ -211,6 +253,8 @@ pub struct PullRequest {
     pub reference: String,
     pub policy: PullPolicy,
     pub prefer: Prefer,
+    /// Of the pod, for the policy of signatures.
+    pub namespace: String,
     /// What its `imagePullSecrets` hold.
     pub keyring: Keyring,
 }
@@ -222,6 +266,7 @@ impl PullRequest {
             reference: reference.into(),
             policy,
             prefer: Prefer::default(),
+            namespace: String::new(),
             keyring: Keyring::default(),
         }
     }
@@ -232,9 +277,27 @@ pub struct Images {
     store: Arc<Store>,
     allow_file: bool,
     client: Client,
+    signatures: SignaturePolicy,
     flights: Flights,
+    /// Never collected.
+    pinned: Mutex<HashSet<String>>,
     /// What images that are being pulled are made of, by reference.
     wanted: Mutex<HashMap<String, Vec<manifest::Descriptor>>>,
+}
+
+/// What a source gave.
+struct Found {
+    record: Record,
+    id: String,
+    /// Its blobs stay until it is remembered.
+    kept: blobs::Kept,
+}
+
+impl Found {
+    /// `NAME@sha256:…`.
+    fn named(self, name: &str) -> Self {
+        Self { id: format!("{name}@{}", self.id), ..self }
+    }
 }
 
 fn parse(text: &str) -> Result<Reference, ImageError> {
@@ -243,7 +306,7 @@ fn parse(text: &str) -> Result<Reference, ImageError> {
 }
 
 fn failed(text: &str, problem: &Problem) -> ImageError {
-    ImageError::Pull { reference: text.to_owned(), problem: problem.to_string() }
+    ImageError::Pull { reference: text.to_owned(), problem: problem.clone() }
 }
 
 impl Images {
@@ -256,7 +319,9 @@ impl Images {
             store: Arc::new(Store::open(dir)?),
             allow_file: policy.allow_file,
             client: Client::new(policy.registries, policy.cluster, policy.client),
+            signatures: policy.signatures,
             flights: Flights::default(),
+            pinned: Mutex::default(),
             wanted: Mutex::default(),
         })
     }
@@ -280,12 +345,24 @@ impl Images {
         let text = &request.reference;
         let reference = parse(text)?;
         if let Some(local) = self.always_here(&reference).await {
+            if matches!(reference, Reference::File(_)) {
+                self.judge(&reference, request, &[], &[])?;
+            }
             return local.map(Some).map_err(|problem| failed(text, &problem));
         }
         if request.policy == PullPolicy::Always {
             return Ok(None);
         }
-        match self.store.remembered(&reference.to_string(), request.prefer) {
+        match self.store.remembered(&reference.to_string(), Purpose::Run(request.prefer)) {
+            // Without the signatures that are asked for now, it is as if it were not here.
+            Some((record, _)) if self.judge_record(&reference, request, &record).is_err() => {
+                match request.policy {
+                    PullPolicy::Never => {
+                        self.judge_record(&reference, request, &record).map(|()| None)
+                    }
+                    _ => Ok(None),
+                }
+            }
             Some((record, id)) => Ok(Some(self.store.pulled(text, id, &record, true))),
             None if request.policy == PullPolicy::Never => {
                 Err(ImageError::NeverPull { reference: text.clone() })
@@ -299,14 +376,91 @@ impl Images {
     /// # Errors
     /// See [`ImageError`].
     pub async fn pull(&self, request: &PullRequest) -> Result<PulledImage, ImageError> {
+        let (record, id) = self.bring(request, Purpose::Run(request.prefer)).await?;
+        Ok(self.store.pulled(&request.reference, id, &record, false))
+    }
+
+    async fn bring(
+        &self,
+        request: &PullRequest,
+        purpose: Purpose,
+    ) -> Result<(Record, String), ImageError> {
         let text = &request.reference;
         let reference = parse(text)?;
-        let pulled = self.from_source(&reference, request).await;
+        let pulled = self.from_source(&reference, request, purpose).await;
         self.wanted.lock().remove(text);
-        let (record, id) = pulled.map_err(|problem| failed(text, &problem))?;
-        let stored = self.store.remember(&reference.to_string(), request.prefer, &id, &record);
+        let Found { record, id, kept } = pulled.map_err(|problem| failed(text, &problem))?;
+        self.judge_record(&reference, request, &record)?;
+        let stored = self.store.remember(&reference.to_string(), purpose, &id, &record);
         stored.map_err(|error| failed(text, &error.into()))?;
-        Ok(self.store.pulled(text, id, &record, false))
+        drop(kept);
+        Ok((record, id))
+    }
+
+    fn judge_record(
+        &self,
+        reference: &Reference,
+        request: &PullRequest,
+        record: &Record,
+    ) -> Result<(), ImageError> {
+        let own = record.digest.trim_end_matches(store::FILES_SUFFIX);
+        let digests: Vec<&str> = record.tops.iter().map(String::as_str).chain([own]).collect();
+        self.judge(reference, request, &digests, &record.signatures)
+    }
+
+    fn judge(
+        &self,
+        reference: &Reference,
+        request: &PullRequest,
+        digests: &[&str],
+        signatures: &[signature::Signed],
+    ) -> Result<(), ImageError> {
+        let name = policy_name(reference);
+        let judged = self.signatures.judge(&name, &request.namespace, digests, signatures);
+        judged.map_err(|problem| ImageError::Unsigned {
+            reference: request.reference.clone(),
+            problem,
+        })
+    }
+
+    /// Whether the files of an image are here and its policy takes them from here.
+    ///
+    /// # Errors
+    /// See [`ImageError`].
+    pub fn has_files(&self, request: &PullRequest) -> Result<bool, ImageError> {
+        let reference = parse(&request.reference)?;
+        let known = self.store.remembered(&reference.to_string(), Purpose::Files);
+        let known = known
+            .is_some_and(|(record, _)| self.judge_record(&reference, request, &record).is_ok());
+        match request.policy {
+            PullPolicy::Never if !known => {
+                Err(ImageError::NeverPull { reference: request.reference.clone() })
+            }
+            PullPolicy::Always => Ok(false),
+            _ => Ok(known),
+        }
+    }
+
+    /// The files of an image, for an `image` volume: its layers one over the other, or, of an
+    /// artifact, its blobs under their titles.
+    ///
+    /// # Errors
+    /// See [`ImageError`].
+    pub async fn files(&self, request: &PullRequest) -> Result<Tree, ImageError> {
+        let text = &request.reference;
+        let present = self.has_files(request)?;
+        let known = self.store.remembered(&parse(text)?.to_string(), Purpose::Files);
+        let record = match known.filter(|_| present) {
+            Some((record, _)) => record,
+            None => self.bring(request, Purpose::Files).await?.0,
+        };
+        let flight = self.flights.of(&record.digest);
+        let _turn = flight.lock().await;
+        let (store, wanted) = (Arc::clone(&self.store), record.clone());
+        let path = tokio::task::spawn_blocking(move || store.tree(&wanted)).await;
+        let path = path.unwrap_or_else(|error| Err(Problem::Disk(error.to_string())));
+        let path = path.map_err(|problem| failed(text, &problem))?;
+        Ok(Tree { path, digest: record.digest.clone(), size: record.size(), present })
     }
 
     /// How many of the bytes of an image that is being pulled are here, and how many it has.
@@ -344,38 +498,54 @@ impl Images {
         &self,
         reference: &Reference,
         request: &PullRequest,
-    ) -> Result<(Record, String), Problem> {
+        purpose: Purpose,
+    ) -> Result<Found, Problem> {
         match reference {
             Reference::Layout { dir, version } => {
                 let layout = Layout { dir: dir.clone() };
-                let (top, record) = self.take(&layout, version, request).await?;
-                Ok((record, format!("oci:{}@{top}", dir.display())))
+                let found = self.take(&layout, version, (reference, request), purpose).await?;
+                Ok(found.named(&format!("oci:{}", dir.display())))
             }
-            Reference::Registry(name) => self.from_registries(name, request).await,
-            Reference::File(_) => Err(Problem::refused("a file is never pulled")),
+            Reference::Registry(name) if samples::is_sample(name) => {
+                Err(Problem::refused("the samples are no volumes"))
+            }
+            Reference::Registry(name) => {
+                self.from_registries(name, (reference, request), purpose).await
+            }
+            Reference::File(_) => {
+                Err(Problem::refused("a file of the node is no volume: use hostPath"))
+            }
         }
     }
 
-    /// The digest of what `version` names, and the image for this machine.
+    /// The image for this machine behind `version`; its id is the digest of what that names.
     async fn take(
         &self,
         source: &dyn Source,
         version: &Version,
-        request: &PullRequest,
-    ) -> Result<(String, Record), Problem> {
-        let prefer = request.prefer;
-        let pull = Pull { source, store: &self.store, flights: &self.flights, prefer };
+        (reference, request): (&Reference, &PullRequest),
+        purpose: Purpose,
+    ) -> Result<Found, Problem> {
+        let pull = Pull { source, store: &self.store, flights: &self.flights, purpose };
         let resolved = pull.resolve(version).await?;
         self.wanted.lock().insert(request.reference.clone(), resolved.blobs());
-        let record = pull.fetch(&resolved).await?;
-        Ok((resolved.top.digest, record))
+        let (mut record, kept) = pull.fetch(&resolved).await?;
+        let top = resolved.top.digest;
+        if self.signatures.asks(&policy_name(reference), &request.namespace) {
+            record.signatures = signature::fetch(source, &top, &self.store).await?;
+            if !record.tops.contains(&top) {
+                record.tops.push(top.clone());
+            }
+        }
+        Ok(Found { record, id: top, kept })
     }
 
     async fn from_registries(
         &self,
         name: &Name,
-        request: &PullRequest,
-    ) -> Result<(Record, String), Problem> {
+        (reference, request): (&Reference, &PullRequest),
+        purpose: Purpose,
+    ) -> Result<Found, Problem> {
         let mut problems = client::Problems::new(name);
         for remote in self.client.remotes(name, &request.keyring) {
             let remote = match remote {
@@ -385,8 +555,8 @@ impl Images {
                     continue;
                 }
             };
-            match self.take(&remote, &name.version, request).await {
-                Ok((top, record)) => return Ok((record, format!("{}@{top}", name.familiar()))),
+            match self.take(&remote, &name.version, (reference, request), purpose).await {
+                Ok(found) => return Ok(found.named(&name.familiar())),
                 // No other source makes the disk larger.
                 Err(problem @ Problem::Disk(_)) => return Err(problem),
                 Err(problem) => problems.push(Some(&remote), problem),
@@ -417,7 +587,21 @@ impl Images {
         age: Duration,
         now: Timestamp,
     ) -> std::io::Result<Freed> {
-        self.store.collect(wanted, used, age, now)
+        let all: HashSet<String> = self.pinned.lock().union(used).cloned().collect();
+        self.store.collect(wanted, &all, age, now)
+    }
+
+    /// Keeps an image whatever the disk looks like.
+    pub fn pin(&self, digest: &str) {
+        self.pinned.lock().insert(digest.to_owned());
+    }
+}
+
+/// What the policy of signatures knows an image by.
+fn policy_name(reference: &Reference) -> String {
+    match reference {
+        Reference::Registry(name) => name.familiar(),
+        other => other.to_string(),
     }
 }
 
@@ -433,13 +617,15 @@ fn add_local(reference: &Reference, store: &Store) -> Result<PulledImage, Proble
         config: ImageConfig::default(),
         blobs: BTreeMap::from([(digest.clone(), size)]),
         pulled_at: Timestamp::now(),
+        tops: Vec::new(),
+        signatures: Vec::new(),
     };
     let text = reference.to_string();
     let same = store
-        .remembered(&text, Prefer::Wasm)
+        .remembered(&text, Purpose::Run(Prefer::Wasm))
         .is_some_and(|(known, _)| known.digest == record.digest);
     if !same {
-        store.remember(&text, Prefer::Wasm, &digest, &record)?;
+        store.remember(&text, Purpose::Run(Prefer::Wasm), &digest, &record)?;
     }
     Ok(store.pulled(&text, digest, &record, true))
 }

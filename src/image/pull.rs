@@ -11,9 +11,9 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
-use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use super::blobs::{Kept, touch};
 use super::layer::find_wasm;
 use super::manifest::{
     Config, DOCUMENT_BYTES_MAX, Descriptor, Document, Form, Manifest, architecture, choose,
@@ -21,8 +21,8 @@ use super::manifest::{
 };
 use super::problem::Problem;
 use super::reference::Version;
-use super::store::{Content, LayerRecord, Record, Store};
-use super::{ImageConfig, Prefer};
+use super::store::{Content, FILES_SUFFIX, FileRecord, LayerRecord, Record, Store};
+use super::{ImageConfig, Purpose};
 
 /// Blobs of one image that are fetched at once.
 const BLOBS_AT_ONCE: usize = 4;
@@ -52,7 +52,8 @@ pub trait Source: Send + Sync {
 pub struct Flights(Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>);
 
 impl Flights {
-    fn of(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
+    /// Who holds it, fetches.
+    pub fn of(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut all = self.0.lock();
         all.retain(|_, flight| flight.strong_count() > 0);
         let known = all.get(digest).and_then(Weak::upgrade);
@@ -69,7 +70,7 @@ pub struct Pull<'a> {
     pub source: &'a dyn Source,
     pub store: &'a Arc<Store>,
     pub flights: &'a Flights,
-    pub prefer: Prefer,
+    pub purpose: Purpose,
 }
 
 /// What a version turned out to be.
@@ -100,7 +101,7 @@ impl Pull<'_> {
             Document::Manifest(manifest) => {
                 return Ok(Resolved { chosen: top.clone(), top, manifest: *manifest });
             }
-            Document::Index(entries) => choose(&entries, self.prefer, architecture())
+            Document::Index(entries) => choose(&entries, self.purpose.prefer(), architecture())
                 .map_err(Problem::refused)?
                 .digest
                 .clone(),
@@ -112,20 +113,24 @@ impl Pull<'_> {
         }
     }
 
-    /// Brings everything of a resolved image here.
+    /// Brings everything of a resolved image here. Hold what is kept until it is remembered.
     ///
     /// # Errors
     /// The source does not give it, or it cannot be run.
-    pub async fn fetch(&self, resolved: &Resolved) -> Result<Record, Problem> {
+    pub async fn fetch(&self, resolved: &Resolved) -> Result<(Record, Kept), Problem> {
         let Resolved { top, chosen, manifest } = resolved;
-        if let Some(known) = self.store.image(&chosen.digest) {
-            return Ok(known);
-        }
-        let form = Form::of(manifest).map_err(Problem::refused)?;
+        let digest = match self.purpose {
+            Purpose::Run(_) => chosen.digest.clone(),
+            Purpose::Files => format!("{}{FILES_SUFFIX}", chosen.digest),
+        };
         let wanted = manifest.config.iter().chain(&manifest.layers);
         let documents = [&top.digest, &chosen.digest].into_iter().cloned();
         let all = wanted.clone().map(|blob| blob.digest.clone()).chain(documents);
-        let _kept = self.store.blobs.keep(all);
+        let mut kept = self.store.blobs.keep(all);
+        if let Some(known) = self.store.image(&digest) {
+            known.blobs.keys().for_each(|blob| kept.also(blob));
+            return Ok((known, kept));
+        }
         let bytes: u64 = wanted.clone().fold(0, |sum, blob| blob.size.saturating_add(sum));
         if bytes > IMAGE_BYTES_MAX {
             return Err(Problem::refused(format!(
@@ -137,6 +142,14 @@ impl Pull<'_> {
             self.store.blobs.add_bytes(&document.bytes)?;
             blobs.insert(document.digest.clone(), document.bytes.len() as u64);
         }
+        if self.purpose == Purpose::Files {
+            self.blobs(&manifest.layers).await?;
+            blobs.extend(manifest.layers.iter().map(|layer| (layer.digest.clone(), layer.size)));
+            let content = Content::Files(file_records(&manifest.layers));
+            let config = ImageConfig::default();
+            return Ok((Record::new(digest, content, config, blobs), kept));
+        }
+        let form = Form::of(manifest).map_err(Problem::refused)?;
         let (content, config) = match form {
             Form::Module(layer) => {
                 self.blobs([&layer]).await?;
@@ -163,12 +176,12 @@ impl Pull<'_> {
                 let content = self.files(&config, &read, &manifest.layers).await?;
                 if let Content::Module { digest, size } = &content {
                     blobs.insert(digest.clone(), *size);
+                    kept.also(digest);
                 }
                 (content, read.image)
             }
         };
-        let digest = chosen.digest.clone();
-        Ok(Record { digest, content, config, blobs, pulled_at: Timestamp::now() })
+        Ok((Record::new(digest, content, config, blobs), kept))
     }
 
     async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Problem> {
@@ -229,7 +242,11 @@ impl Pull<'_> {
                 let flight = self.flights.of(&descriptor.digest);
                 let _turn = flight.lock().await;
                 match self.store.blobs.size(&descriptor.digest) {
-                    Some(size) if size == descriptor.size => Ok(()),
+                    Some(size) if size == descriptor.size => {
+                        // It may be what an old pull left behind: nobody sweeps what is new.
+                        let _ = touch(&self.store.blobs.path(&descriptor.digest));
+                        Ok(())
+                    }
                     Some(size) => Err(Problem::refused(format!(
                         "blob {} has {size} bytes, and the manifest says {}",
                         descriptor.digest, descriptor.size
@@ -241,6 +258,22 @@ impl Pull<'_> {
             .try_collect()
             .await
     }
+}
+
+/// Which files layers give: archives theirs, everything else itself, under its title.
+fn file_records(layers: &[Descriptor]) -> Vec<FileRecord> {
+    let title = |layer: &Descriptor| {
+        let kind = layer.media_type.as_str();
+        let archive = kind.contains(".tar") || kind.contains("rootfs") || kind.contains("+gzip");
+        let named = layer.annotations.get("org.opencontainers.image.title").cloned();
+        match archive {
+            true => None,
+            false => Some(named.unwrap_or_else(|| layer.digest.replace(':', "-"))),
+        }
+    };
+    let record =
+        |layer: &Descriptor| FileRecord { digest: layer.digest.clone(), title: title(layer) };
+    layers.iter().map(record).collect()
 }
 
 fn check_platform(config: &Config) -> Result<(), Problem> {

@@ -153,7 +153,8 @@ pub(super) fn is_tag(tag: &str) -> bool {
         && tag.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
-pub(super) fn is_digest(digest: &str) -> bool {
+/// `sha256:` and 64 lower-case hexadecimal digits.
+pub fn is_digest(digest: &str) -> bool {
     digest.strip_prefix("sha256:").is_some_and(|hex| {
         hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })

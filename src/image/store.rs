@@ -4,6 +4,7 @@
 //! ```text
 //! DIR/blobs, partial, tmp   see `blobs`
 //! DIR/images/HEX            an image by the digest of its manifest: its blobs and form, as JSON
+//! DIR/trees/HEX             the files of an image, for volumes
 //! DIR/refs/HEX              sha256 of a reference and preference → the image's digest, as JSON
 //! ```
 //!
@@ -22,7 +23,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 use super::blobs::Blobs;
-use super::{ImageConfig, ImageKind, Layer, Module, Prefer, PulledImage};
+use super::layer::open_layer;
+use super::problem::Problem;
+use super::signature::Signed;
+use super::unpack::Tree;
+use super::{ImageConfig, ImageKind, Layer, Module, PulledImage, Purpose};
 
 /// Blobs that belong to no image serve a pull that is tried again for this long.
 const ORPHAN_AGE: Duration = Duration::from_secs(3600);
@@ -39,9 +44,28 @@ pub struct LayerRecord {
 /// What an image is run as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
-    Module { digest: String, size: u64 },
-    Container { config: String, layers: Vec<LayerRecord> },
+    Module {
+        digest: String,
+        size: u64,
+    },
+    Container {
+        config: String,
+        layers: Vec<LayerRecord>,
+    },
+    /// For a volume.
+    Files(Vec<FileRecord>),
 }
+
+/// A blob that gives files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    pub digest: String,
+    /// The file that it is; a layer of files where there is none.
+    pub title: Option<String>,
+}
+
+/// An image that is also run has another record than as a volume.
+pub const FILES_SUFFIX: &str = "+files";
 
 /// One image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +77,24 @@ pub struct Record {
     /// Everything that is to be kept for it, documents included, with sizes.
     pub blobs: BTreeMap<String, u64>,
     pub pulled_at: Timestamp,
+    /// The indexes that it was found below, where signatures mattered.
+    #[serde(default)]
+    pub tops: Vec<String>,
+    #[serde(default)]
+    pub signatures: Vec<Signed>,
 }
 
 impl Record {
+    pub fn new(
+        digest: String,
+        content: Content,
+        config: ImageConfig,
+        blobs: BTreeMap<String, u64>,
+    ) -> Self {
+        let pulled_at = Timestamp::now();
+        Self { digest, content, config, blobs, pulled_at, tops: Vec::new(), signatures: Vec::new() }
+    }
+
     pub fn size(&self) -> u64 {
         self.blobs.values().sum()
     }
@@ -65,7 +104,7 @@ impl Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Meaning {
     reference: String,
-    prefer: Prefer,
+    purpose: Purpose,
     /// Of the image.
     digest: String,
     /// `docker.io/library/nginx@sha256:…`.
@@ -75,7 +114,7 @@ struct Meaning {
 #[derive(Debug, Default)]
 struct Known {
     images: HashMap<String, Record>,
-    refs: HashMap<(String, Prefer), Meaning>,
+    refs: HashMap<(String, Purpose), Meaning>,
     /// When an image was last asked for, by digest.
     used: HashMap<String, Timestamp>,
 }
@@ -86,6 +125,7 @@ pub struct Store {
     pub blobs: Arc<Blobs>,
     images: PathBuf,
     refs: PathBuf,
+    trees: PathBuf,
     known: Mutex<Known>,
 }
 
@@ -131,9 +171,10 @@ impl Store {
             blobs: Arc::new(Blobs::open(dir)?),
             images: dir.join("images"),
             refs: dir.join("refs"),
+            trees: dir.join("trees"),
             known: Mutex::default(),
         };
-        for dir in [&store.images, &store.refs] {
+        for dir in [&store.images, &store.refs, &store.trees] {
             fs::create_dir_all(dir)?;
         }
         let mut known = Known::default();
@@ -145,7 +186,7 @@ impl Store {
         }
         for meaning in read_all::<Meaning>(&store.refs)? {
             if known.images.contains_key(&meaning.digest) {
-                known.refs.insert((meaning.reference.clone(), meaning.prefer), meaning);
+                known.refs.insert((meaning.reference.clone(), meaning.purpose), meaning);
             }
         }
         *store.known.lock() = known;
@@ -162,8 +203,8 @@ impl Store {
         self.images.join(digest.trim_start_matches("sha256:"))
     }
 
-    fn ref_file(&self, reference: &str, prefer: Prefer) -> PathBuf {
-        let key = format!("{prefer:?} {reference}");
+    fn ref_file(&self, reference: &str, purpose: Purpose) -> PathBuf {
+        let key = format!("{purpose:?} {reference}");
         self.refs.join(hex::encode(Sha256::digest(key.as_bytes())))
     }
 
@@ -179,13 +220,13 @@ impl Store {
     pub fn remember(
         &self,
         reference: &str,
-        prefer: Prefer,
+        purpose: Purpose,
         id: &str,
         record: &Record,
     ) -> io::Result<()> {
         let meaning = Meaning {
             reference: reference.to_owned(),
-            prefer,
+            purpose,
             digest: record.digest.clone(),
             id: id.to_owned(),
         };
@@ -194,18 +235,18 @@ impl Store {
         if known.as_ref() != Some(record) {
             self.write(&self.image_file(&record.digest), record)?;
         }
-        self.write(&self.ref_file(reference, prefer), &meaning)?;
+        self.write(&self.ref_file(reference, purpose), &meaning)?;
         let mut known = self.known.lock();
         known.used.insert(record.digest.clone(), Timestamp::now());
         known.images.insert(record.digest.clone(), record.clone());
-        known.refs.insert((reference.to_owned(), prefer), meaning);
+        known.refs.insert((reference.to_owned(), purpose), meaning);
         Ok(())
     }
 
     /// What `reference` meant when it was last pulled, if that is still here.
-    pub fn remembered(&self, reference: &str, prefer: Prefer) -> Option<(Record, String)> {
+    pub fn remembered(&self, reference: &str, purpose: Purpose) -> Option<(Record, String)> {
         let mut known = self.known.lock();
-        let meaning = known.refs.get(&(reference.to_owned(), prefer))?.clone();
+        let meaning = known.refs.get(&(reference.to_owned(), purpose))?.clone();
         let record = known.images.get(&meaning.digest)?.clone();
         known.used.insert(meaning.digest, Timestamp::now());
         Some((record, meaning.id))
@@ -238,6 +279,10 @@ impl Store {
                     })
                     .collect(),
             },
+            // Asked for by `Images::files` alone, which gives a tree.
+            Content::Files(_) => {
+                ImageKind::Container { config: PathBuf::new(), layers: Vec::new() }
+            }
         };
         PulledImage {
             reference: reference.to_owned(),
@@ -248,6 +293,43 @@ impl Store {
             kind,
             present,
         }
+    }
+
+    fn tree_path(&self, digest: &str) -> PathBuf {
+        self.trees.join(digest.trim_start_matches("sha256:"))
+    }
+
+    /// The directory with the files of an image, unpacked where it is not yet.
+    ///
+    /// # Errors
+    /// A layer is damaged, or the disk is full.
+    pub fn tree(&self, record: &Record) -> Result<PathBuf, Problem> {
+        let path = self.tree_path(&record.digest);
+        let Content::Files(files) = &record.content else {
+            return Err(Problem::refused("the image was not pulled for a volume"));
+        };
+        if path.exists() {
+            return Ok(path);
+        }
+        let tmp = self.blobs.tmp_path();
+        let unpacked = Tree::create(&tmp).and_then(|mut tree| {
+            files.iter().try_for_each(|file| {
+                let blob = self.blobs.path(&file.digest);
+                let applied = match &file.title {
+                    Some(title) => tree.add_file(title, &mut fs::File::open(&blob)?),
+                    None => tree.apply(open_layer(&blob)?.as_mut()),
+                };
+                applied.map_err(|error| {
+                    io::Error::new(error.kind(), format!("layer {}: {error}", file.digest))
+                })
+            })
+        });
+        if let Err(error) = unpacked {
+            let _ = fs::remove_dir_all(&tmp);
+            return Err(Problem::refused(error.to_string()));
+        }
+        fs::rename(&tmp, &path)?;
+        Ok(path)
     }
 
     /// All images, the largest first.
@@ -289,7 +371,7 @@ impl Store {
         let known = self.known.lock();
         let layers = known.images.values().flat_map(|record| match &record.content {
             Content::Container { layers, .. } => layers.as_slice(),
-            Content::Module { .. } => &[],
+            Content::Module { .. } | Content::Files(_) => &[],
         });
         layers.map(|layer| layer.diff_id.clone()).collect()
     }
@@ -302,7 +384,7 @@ impl Store {
         let mut known = self.known.lock();
         let Some(record) = known.images.remove(digest) else { return Ok(0) };
         known.used.remove(digest);
-        let gone: Vec<(String, Prefer)> = known
+        let gone: Vec<(String, Purpose)> = known
             .refs
             .iter()
             .filter(|(_, meaning)| meaning.digest == digest)
@@ -313,6 +395,7 @@ impl Store {
             known.refs.remove(&key);
         }
         let _ = fs::remove_file(self.image_file(digest));
+        let _ = fs::remove_dir_all(self.tree_path(digest));
         let mut freed = 0;
         for blob in record.blobs.keys() {
             if !known.images.values().any(|other| other.blobs.contains_key(blob)) {

@@ -405,8 +405,7 @@ pub(crate) async fn mirror_tcp(
         tokio::spawn(async move {
             let seen = socket.local_addr().unwrap_or(at);
             let meter = Arc::clone(namespace.meter());
-            let incoming =
-                Incoming { client, seen, to: seen, client_meter: &meter, traffic: None };
+            let incoming = Incoming { client, seen, to: seen, client_meter: &meter, traffic: None };
             match namespace.take_in_virtual(incoming).await {
                 Ok(Some(stream)) => splice_socket(stream, socket).await,
                 Ok(None) | Err(_) => reset(&socket),

@@ -123,7 +123,9 @@ impl Ports {
                     let at = SocketAddr::new(entry.ip, *port);
                     match self.mirror(protocol, at, &entry.slot) {
                         Ok(mirror) => entry.mirror = mirror,
-                        Err(error) => tracing::warn!(%at, %error, "containers of the pod cannot reach its wasm"),
+                        Err(error) => {
+                            tracing::warn!(%at, %error, "containers of the pod cannot reach its wasm")
+                        }
                     }
                 }
             }

@@ -167,10 +167,7 @@ impl UdpSocket {
     }
 
     /// A socket that stands for one which a container of the pod has in the kernel.
-    pub(crate) fn bind_unseen(
-        namespace: Arc<Namespace>,
-        at: SocketAddr,
-    ) -> Result<Self, NetError> {
+    pub(crate) fn bind_unseen(namespace: Arc<Namespace>, at: SocketAddr) -> Result<Self, NetError> {
         let inbox = Inbox::new(namespace.meter().clone());
         let slot = Slot::Datagrams(inbox.clone());
         let claim = namespace.ports().claim_unseen(Protocol::Udp, at, slot)?;

@@ -25,6 +25,7 @@ use super::admit::{self, Asks, admit};
 use super::config::AgentConfig;
 use super::logs::Logs;
 use super::pod::env::ServiceLink;
+use super::pod::volumes::memory_root;
 use super::pod::worker::{Beginning, Handle, Stored, Update, Worker};
 use super::resources::Amounts;
 use super::sources::Sources;
@@ -254,8 +255,10 @@ async fn sweep_containers(node: &Node) {
 /// while it cleaned up.
 fn sweep(node: &Node) {
     let known: HashSet<String> = node.workers.lock().keys().cloned().collect();
-    let volumes = std::fs::read_dir(node.config.data_dir.join("volumes"));
-    for entry in volumes.into_iter().flatten().flatten() {
+    let memory = memory_root(&node.config.data_dir);
+    let roots = [Some(node.config.data_dir.join("volumes")), memory].into_iter().flatten();
+    let volumes = roots.filter_map(|root| std::fs::read_dir(root).ok());
+    for entry in volumes.flatten().flatten() {
         let uid = entry.file_name().to_string_lossy().into_owned();
         if !known.contains(&uid)
             && let Err(error) = std::fs::remove_dir_all(entry.path())

@@ -12,7 +12,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
 
-use crate::image::{ClientConfig, Registries};
+use crate::image::{ClientConfig, Registries, SignaturePolicy};
 
 /// The version that the agent reports as its kubelet's.
 pub const KUBELET_VERSION: &str = concat!("v1.37.0+coracle.", env!("CARGO_PKG_VERSION"));
@@ -114,6 +114,8 @@ pub struct AgentConfig {
     pub image_client: ClientConfig,
     /// When unused images are removed.
     pub image_gc: ImageGc,
+    /// Whose signature images need.
+    pub signatures: SignaturePolicy,
     pub cluster_domain: String,
     pub cluster_dns: IpAddr,
     pub lease: LeaseSettings,
@@ -145,6 +147,7 @@ impl AgentConfig {
             registries: Registries::default(),
             image_client: ClientConfig::default(),
             image_gc: ImageGc::default(),
+            signatures: SignaturePolicy::default(),
             cluster_domain: "cluster.local".to_owned(),
             cluster_dns: IpAddr::V4(Ipv4Addr::new(10, 43, 0, 10)),
             lease: LeaseSettings::default(),
@@ -215,6 +218,8 @@ pub enum ConfigError {
         "--image-gc-low-threshold {low} and --image-gc-high-threshold {high} are percents of the disk, the low one not above the high one"
     )]
     ImageGc { high: u8, low: u8 },
+    #[error("--image-policy {why}")]
+    ImagePolicy { why: String },
     #[error("--private-registry {why}")]
     Registries { why: String },
     #[error("--allow-host-path {given:?} is not an absolute path")]
@@ -292,6 +297,9 @@ pub struct AgentArgs {
     /// Mirrors, credentials and TLS of image registries, in the form of k3s' registries.yaml
     #[arg(long)]
     pub private_registry: Option<PathBuf>,
+    /// Whose signature images need: rules with cosign's public keys
+    #[arg(long)]
+    pub image_policy: Option<PathBuf>,
     /// How long a registry may be silent before the pull is tried again
     #[arg(long, default_value_t = 30)]
     pub image_pull_idle_seconds: u64,
@@ -336,8 +344,15 @@ impl AgentArgs {
             Some(path) => Registries::load(path).map_err(|why| ConfigError::Registries { why })?,
             None => Registries::default(),
         };
+        let signatures = match &self.image_policy {
+            Some(path) => {
+                SignaturePolicy::load(path).map_err(|why| ConfigError::ImagePolicy { why })?
+            }
+            None => SignaturePolicy::default(),
+        };
         let config = AgentConfig {
             registries,
+            signatures,
             image_client: ClientConfig {
                 idle_timeout: Duration::from_secs(self.image_pull_idle_seconds.max(1)),
                 ..ClientConfig::default()

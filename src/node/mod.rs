@@ -16,6 +16,7 @@ mod admit;
 pub mod agent;
 pub mod api;
 pub mod config;
+pub mod image_gc;
 pub mod io;
 pub mod join;
 pub mod lease;

@@ -23,9 +23,14 @@ use crate::base::clock::rfc3339_seconds;
 use crate::client::Key;
 use crate::client::informer::{Builder, Source};
 use crate::client::rest::{self, Ignored, Patch};
+use crate::image::Listed;
 
 /// Kept free of pods, as the kubelet's hard eviction threshold.
 const MEMORY_RESERVED: u64 = 100 << 20;
+
+/// Of the images of a node, so many are told, and so many names of each: the kubelet's own limits.
+const IMAGES_MAX: usize = 50;
+const IMAGE_NAMES_MAX: usize = 5;
 
 /// Where this agent is reached, once its listeners are open.
 #[derive(Debug, Clone, Copy)]
@@ -171,6 +176,17 @@ pub fn status(
     })
 }
 
+/// `status.images`, the largest first.
+fn images(all: &[Listed]) -> Value {
+    let shown = all.iter().filter(|image| !image.names.is_empty()).take(IMAGES_MAX);
+    shown
+        .map(|image| {
+            let names = &image.names[..image.names.len().min(IMAGE_NAMES_MAX)];
+            json!({"names": names, "sizeBytes": image.size})
+        })
+        .collect()
+}
+
 /// Makes the Node be there with this node's labels and annotation.
 async fn register(node: &Node, endpoints: Endpoints) -> Result<(), kube::Error> {
     let config = &node.config;
@@ -212,7 +228,8 @@ async fn write_status(
     let machine = Machine::read(&config.data_dir);
     let lacking = node.no_containers.as_deref();
     let now = node.clock.now();
-    let status = status(config, endpoints, before, &machine, network, lacking, now);
+    let mut status = status(config, endpoints, before, &machine, network, lacking, now);
+    status["images"] = images(&node.images.list());
     let path = format!("{}/status", rest::cluster_object::<ApiNode>(&config.node_name));
     let body = json!({"status": status});
     rest::patch::<Ignored>(&node.client, &path, Patch::Strategic, &body).await.map(drop)

@@ -29,7 +29,7 @@ use super::register::{self, Endpoints, reachable, resources};
 use super::sources::Sources;
 use super::store::{NodeStore, StoreError, write_private};
 use super::tokens::{Tokens, of_account};
-use super::{peers, tables};
+use super::{image_gc, peers, tables};
 use crate::base::clock::{SharedClock, SystemClock};
 use crate::base::shutdown::Shutdown;
 use crate::client::events::Recorder;
@@ -149,6 +149,7 @@ fn fabric(config: &AgentConfig, access: &Arc<Access>, clock: &SharedClock) -> Ar
 pub(super) async fn toolbox(images: &Images) -> Option<Toolbox> {
     match images.resolve(&PullRequest::new(TOOLBOX, PullPolicy::IfNotPresent)).await {
         Ok(found) => {
+            images.pin(&found.digest);
             let module = found.module()?.clone();
             Some(Toolbox { path: module.path, digest: module.digest })
         }
@@ -190,6 +191,7 @@ async fn assemble(
         registries: config.registries.clone(),
         cluster: cluster_registry(&config, access),
         client: config.image_client,
+        signatures: config.signatures.clone(),
     };
     let (containers, no_containers) = match Containers::detect(&dir.join("containers")) {
         Ok(found) => (Some(Arc::new(found)), None),
@@ -279,6 +281,7 @@ async fn serve(
     tokio::spawn(keep);
     tokio::spawn(register::run(Arc::clone(&node), endpoints));
     tokio::spawn(agent::tell_host_ports(Arc::clone(&node)));
+    tokio::spawn(image_gc::run(Arc::clone(&node)));
     tokio::spawn(network(Arc::clone(&node), Arc::clone(&access)));
     let taking =
         peers::serve(peer, Arc::clone(&access), Arc::clone(&node.fabric), shutdown.clone());

@@ -6,8 +6,8 @@
 pub mod compile;
 mod config;
 mod error;
-pub mod spec;
 pub mod oci;
+pub mod spec;
 mod wasm;
 mod workload;
 

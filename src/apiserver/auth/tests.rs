@@ -97,6 +97,7 @@ impl Cluster {
             },
             answers: auth.answers.clone(),
             nodes: Arc::new(NoNodes),
+            beside: Vec::new(),
             limits: Limits::default(),
         });
         server.set_ready();

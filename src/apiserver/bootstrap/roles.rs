@@ -47,6 +47,8 @@ fn roles() -> Vec<(&'static str, &'static str, Vec<String>)> {
         to(READ, "extensions", EXTENSIONS_VIEW),
         to(READ, "policy", "poddisruptionbudgets,poddisruptionbudgets/status"),
         to(READ, "networking.k8s.io", "ingresses,ingresses/status,networkpolicies"),
+        // The registry of images knows no list and no watch.
+        to("get", "coracle.dev", "images"),
     ];
     let edit = vec![
         to(
@@ -58,6 +60,7 @@ fn roles() -> Vec<(&'static str, &'static str, Vec<String>)> {
         to(WRITE, "core", "pods,pods/attach,pods/exec,pods/portforward,pods/proxy"),
         to("create", "core", "pods/eviction,serviceaccounts/token"),
         to(WRITE, "core", CORE_EDIT),
+        to("create,delete", "coracle.dev", "images"),
         to(WRITE, "apps", APPS_EDIT),
         to(WRITE, "autoscaling", "horizontalpodautoscalers"),
         to(WRITE, "batch", "cronjobs,jobs"),
@@ -133,6 +136,7 @@ const PLAIN: &[Role] = &[
             "create,patch,update|core|events",
             "create,patch,update|events.k8s.io|events",
             "get,list,watch|core|serviceaccounts",
+            "get|coracle.dev|images",
         ],
     ),
     (

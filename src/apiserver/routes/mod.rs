@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use tracing::Instrument;
 
 use super::auth::{Attributes, UserInfo};
+use super::beside::{Beside, Caller, with_password};
 use super::catalog::Resource;
 use super::metrics::RequestLabels;
 use super::negotiate::{self, Accepted, Form, Media, Offer};
@@ -61,6 +62,9 @@ type Answered = Result<Response<Body>, ApiError>;
 
 /// Answer a request.
 pub(super) async fn serve(server: Arc<ApiServer>, request: Request<Body>) -> Response<Body> {
+    if let Some(beside) = beside(&server, request.uri().path()) {
+        return serve_beside(&server, beside.as_ref(), request).await;
+    }
     let started = server.config.registry.clock().monotonic();
     let is_head = request.method() == Method::HEAD;
     let (asked, query, told) = understand(&request);
@@ -86,6 +90,26 @@ pub(super) async fn serve(server: Arc<ApiServer>, request: Request<Body>) -> Res
     let took = server.config.registry.clock().monotonic().saturating_sub(started);
     server.metrics.answered(labels, took.as_secs_f64());
     if is_head { respond::without_body(response) } else { response }
+}
+
+fn beside(server: &ApiServer, path: &str) -> Option<Arc<dyn Beside>> {
+    let below = |prefix: &str| {
+        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let found = server.config.beside.iter().find(|(prefix, _)| below(prefix));
+    found.map(|(_, beside)| beside.clone())
+}
+
+async fn serve_beside(
+    server: &ApiServer,
+    beside: &dyn Beside,
+    mut request: Request<Body>,
+) -> Response<Body> {
+    with_password(&mut request);
+    let (parts, body) = request.into_parts();
+    let user = identity::authenticate(server, &parts).await;
+    let caller = Caller { user, authorizer: server.config.authorizer.clone() };
+    beside.serve(caller, Request::from_parts(parts, body)).await
 }
 
 fn understand(request: &Request<Body>) -> (Asked, Result<Query, ApiError>, Attributes) {

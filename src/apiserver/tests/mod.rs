@@ -97,6 +97,7 @@ impl Api {
             admission: Vec::new(),
             answers: HashMap::new(),
             nodes: Arc::new(NoNodes),
+            beside: Vec::new(),
             limits: Limits::default(),
         });
         let user = UserInfo { name: "admin".into(), ..UserInfo::default() };

@@ -2,6 +2,7 @@
 
 mod args;
 mod files;
+mod images;
 mod run;
 
 pub use args::ServerArgs;

@@ -17,10 +17,11 @@ use tokio::task::JoinHandle;
 
 use super::args::ServerConfig;
 use super::files;
+use super::images::ImagesOfCluster;
 use crate::api::kinds::KindTable;
 use crate::apiserver::admission::{
-    Plugin, certificate_requester, limit_ranger, namespace_lifecycle, priority, resource_quota, runtime_class,
-    service_account, taint_nodes,
+    Plugin, certificate_requester, limit_ranger, namespace_lifecycle, priority, resource_quota,
+    runtime_class, service_account, taint_nodes,
 };
 use crate::apiserver::allocate::{self, ServiceAllocator};
 use crate::apiserver::auth::{Auth, AuthConfig, UserInfo};
@@ -33,6 +34,7 @@ use crate::base::rng::Rng;
 use crate::base::shutdown::Shutdown;
 use crate::client::in_process;
 use crate::controllers::{self, ControllersConfig};
+use crate::image;
 use crate::link::identity::{
     Ca, ServiceAccountKey, ServingCertificate, private_dir, serving_names, signer,
 };
@@ -68,7 +70,8 @@ pub async fn run(config: ServerConfig, shutdown: Shutdown) -> anyhow::Result<()>
     let store = open_store(&config, &clock)?;
     let registry = registry(&store, &clock).await?;
     let tunnels = Tunnels::new();
-    let server = api(&config, &registry, &keys, &tunnels, &clock, &shutdown).await?;
+    let images = open_images(&config)?;
+    let server = api(&config, &registry, &keys, &tunnels, &images, &clock, &shutdown).await?;
 
     let url = format!("https://{}", SocketAddr::new(config.advertise, address.port()));
     let ca_pem = keys.ca.certificate_pem().to_owned();
@@ -99,6 +102,7 @@ pub async fn run(config: ServerConfig, shutdown: Shutdown) -> anyhow::Result<()>
     let acting = Shutdown::new();
     let actors = actors(&config, &server, &keys, &identity, &clock, &acting);
     let renewing = tokio::spawn(renew(keys.serving.clone(), acting.clone()));
+    tokio::spawn(images.keep_clean(acting.clone()));
     let serving = tokio::spawn(listen::run(server.clone(), listener, listening, shutdown.clone()));
     server.set_ready();
     let ready = files::Ready::tell(&config.data_dir, &url)?;
@@ -155,6 +159,12 @@ fn open_store(config: &ServerConfig, clock: &SharedClock) -> anyhow::Result<Arc<
     Ok(redb::open(&dir, settings)?)
 }
 
+fn open_images(config: &ServerConfig) -> anyhow::Result<Arc<image::registry::Registry>> {
+    let dir = config.data_dir.join("images");
+    image::registry::Registry::open(&dir)
+        .with_context(|| format!("the images in {} cannot be used", dir.display()))
+}
+
 fn rng() -> Rng {
     let mut seed = [0u8; 8];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed)
@@ -183,6 +193,7 @@ async fn api(
     registry: &Arc<Registry>,
     keys: &Keys,
     tunnels: &Arc<Tunnels>,
+    images: &Arc<image::registry::Registry>,
     clock: &SharedClock,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Arc<ApiServer>> {
@@ -215,6 +226,7 @@ async fn api(
         admission,
         answers: auth.answers,
         nodes: tunnels.clone(),
+        beside: vec![("/v2", Arc::new(ImagesOfCluster(images.clone())))],
         limits: Limits::default(),
     }))
 }

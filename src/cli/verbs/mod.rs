@@ -33,6 +33,7 @@ use clap::Subcommand;
 
 use super::connect::{self, ConnectionArgs};
 use super::failure::Failure;
+use super::images;
 use super::out::Out;
 
 /// A verb and what it was asked.
@@ -56,6 +57,10 @@ pub enum Verb {
     Wait(wait::WaitArgs),
     /// Tell, node by node, what keeps a pod from being scheduled, and what would admit it
     Why(why::WhyArgs),
+    /// Push a wasm file or an image into the cluster's registry
+    Push(images::PushArgs),
+    /// Show, export, import and remove images of the cluster's registry
+    Images(images::ImagesArgs),
 }
 
 /// Runs a verb on the process's own output. Answers the exit code: 0, 1 failed, 2 bad usage;
@@ -100,5 +105,7 @@ async fn run_verb(verb: Verb, args: &ConnectionArgs, out: &mut Out) -> Result<()
         Verb::Rollout(args) => rollout::run(&args, &connection, out).await,
         Verb::Wait(args) => wait::run(&args, &connection, out).await,
         Verb::Why(args) => why::run(&args, &connection, out).await,
+        Verb::Push(args) => images::push::run(&args, &connection, out).await,
+        Verb::Images(args) => images::run(&args, &connection, out).await,
     }
 }

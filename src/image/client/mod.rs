@@ -11,6 +11,8 @@ mod auth;
 mod download;
 mod http;
 mod remote;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -132,7 +134,9 @@ impl Client {
         let schemes: &[&str] = if loopback { &["https", "http"] } else { &["https"] };
         for scheme in schemes {
             let endpoint = format!("{scheme}://{host}");
-            all.push(self.remote(&endpoint, &name.repository, name, keyring));
+            let remote = self.remote(&endpoint, &name.repository, name, keyring);
+            let tried = loopback && *scheme == "https";
+            all.push(remote.map(|remote| if tried { remote.tried_once() } else { remote }));
         }
         all
     }

@@ -49,6 +49,8 @@ pub struct Remote {
     /// For a mirror: the domain that it stands for.
     domain: Option<String>,
     cluster: bool,
+    /// It is only tried whether this is how it is spoken to.
+    once: bool,
 }
 
 #[derive(Deserialize)]
@@ -82,6 +84,7 @@ impl Remote {
             session: Mutex::default(),
             domain: None,
             cluster: false,
+            once: false,
         }
     }
 
@@ -93,6 +96,11 @@ impl Remote {
     /// As the cluster's own.
     pub(super) fn of_cluster(self) -> Self {
         Self { cluster: true, ..self }
+    }
+
+    /// Only tried, not insisted on.
+    pub(super) fn tried_once(self) -> Self {
+        Self { once: true, ..self }
     }
 
     pub fn is_cluster(&self) -> bool {
@@ -116,7 +124,8 @@ impl Remote {
     pub(super) fn backoff(&self) -> (Backoff, Rng, u32) {
         let config = self.hosts.config;
         let seed = self.repository.bytes().fold(11, |h: u64, b| h.wrapping_mul(31) + u64::from(b));
-        (Backoff::new(config.first_pause, PAUSE_MAX), Rng::seeded(seed), config.tries_max)
+        let tries = if self.once { 1 } else { config.tries_max };
+        (Backoff::new(config.first_pause, PAUSE_MAX), Rng::seeded(seed), tries)
     }
 
     /// Asks for something below the repository. 200, 206 and 416 are answers; everything else is a

@@ -204,9 +204,25 @@ fn mount_volumes(worker: &Worker, refresh: bool) {
     let pod = Arc::clone(&worker.pod);
     let volumes = Arc::clone(&worker.volumes);
     let facts = worker.facts();
+    let tell = worker.sender();
     worker.aside(async move {
-        let result = mount_all(&node, &pod, volumes, facts).await;
+        let say = move |note: Note| {
+            let _ = tell.send(Box::new(move |worker: &mut Worker| {
+                worker.say(note);
+                None
+            }));
+        };
+        let result = match refresh {
+            // What an image is, never changes.
+            true => Ok(()),
+            false => images::mount(&node, &pod, &volumes, &say).await,
+        };
+        let result = match result {
+            Ok(()) => mount_all(&node, &pod, volumes, facts).await,
+            Err(message) => Err(message),
+        };
         let answer: Answer = Box::new(move |worker| {
+            worker.tell_images();
             let now = worker.now();
             match result {
                 Ok(renew_at) => {
@@ -319,6 +335,7 @@ fn pull(worker: &Worker, container: usize, run: u32) {
             Ok(image) => {
                 let image_id = image.id.clone();
                 worker.images[container] = Some(image);
+                worker.tell_images();
                 Some(Event::ImageReady { container, run, image_id })
             }
             Err(error) => {

@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource, Pod};
 
 use super::env::Lookup;
 use super::launch::pull_policy;
 use super::state::Note;
-use crate::image::{ImageError, Keyring, Prefer, PullRequest, PulledImage};
+use super::volumes::Volumes;
+use crate::image::{
+    ImageError, Keyring, Prefer, Problem, PullPolicy, PullRequest, PulledImage, Tree,
+};
 use crate::node::agent::Node;
 use crate::node::sources::{Kind, Reference};
 
@@ -58,13 +61,83 @@ fn go_duration(duration: Duration) -> String {
     }
 }
 
+fn pulled_message(image: &str, took: &str, size: u64) -> String {
+    format!(
+        "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {size} bytes."
+    )
+}
+
+/// Gets the files of all image volumes of a pod.
+///
+/// # Errors
+/// Which volume cannot be mounted, and why.
+pub async fn mount(
+    node: &Arc<Node>,
+    pod: &Pod,
+    volumes: &Volumes,
+    say: &impl Fn(Note),
+) -> Result<(), String> {
+    let all = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    for volume in all {
+        let Some(source) = volume.image.as_ref().filter(|_| !volumes.has_image(&volume.name))
+        else {
+            continue;
+        };
+        let tree = Pull::for_volume(node, pod, source).files(say).await.map_err(|error| {
+            format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name)
+        })?;
+        volumes.set_image(&volume.name, tree);
+    }
+    Ok(())
+}
+
 impl Pull {
     pub fn new(node: &Arc<Node>, pod: &Pod, container: &Container) -> Self {
         let image = container.image.clone().unwrap_or_default();
         let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
         let prefer = if class == Some("runc") { Prefer::Linux } else { Prefer::Wasm };
-        let request = PullRequest { prefer, ..PullRequest::new(image, pull_policy(container)) };
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let request =
+            PullRequest { prefer, namespace, ..PullRequest::new(image, pull_policy(container)) };
         Self { node: Arc::clone(node), secrets: pull_secrets(pod), request }
+    }
+
+    /// A pull for an image volume.
+    fn for_volume(node: &Arc<Node>, pod: &Pod, source: &ImageVolumeSource) -> Self {
+        let image = source.reference.clone().unwrap_or_default();
+        let policy = match source.pull_policy.as_deref() {
+            Some("Always") => PullPolicy::Always,
+            Some("Never") => PullPolicy::Never,
+            Some(_) => PullPolicy::IfNotPresent,
+            None if image.ends_with(":latest") || !image.contains([':', '@']) => PullPolicy::Always,
+            None => PullPolicy::IfNotPresent,
+        };
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let request = PullRequest { namespace, ..PullRequest::new(image, policy) };
+        Self { node: Arc::clone(node), secrets: pull_secrets(pod), request }
+    }
+
+    /// Gets the files of the image.
+    async fn files(mut self, say: &impl Fn(Note)) -> Result<Tree, ImageError> {
+        let image = self.request.reference.clone();
+        if self.node.images.has_files(&self.request)? {
+            let message = format!("Container image \"{image}\" already present on machine");
+            say(note(false, "Pulled", message));
+            return self.node.images.files(&self.request).await;
+        }
+        say(note(false, "Pulling", format!("Pulling image \"{image}\"")));
+        self.request.keyring = self.keyring(say).await;
+        let began = self.node.clock.monotonic();
+        let tree = match self.node.images.files(&self.request).await {
+            Ok(tree) => tree,
+            Err(error) => {
+                say(note(true, "Failed", error.to_string()));
+                return Err(error);
+            }
+        };
+        let took = go_duration(self.node.clock.monotonic().saturating_sub(began));
+        say(note(false, "Pulled", pulled_message(&image, &took, tree.size)));
+        Ok(tree)
     }
 
     /// Gets the image; `say` tells events.
@@ -88,7 +161,7 @@ impl Pull {
             ticks.tick().await;
             loop {
                 tokio::select! {
-                    pulled = &mut pull => break pulled?,
+                    pulled = &mut pull => break pulled,
                     _ = ticks.tick() => {
                         if let Some((done, total)) = self.node.images.progress(&image) {
                             let message = format!("Pulling image \"{image}\": {done} of {total} bytes are here");
@@ -98,16 +171,38 @@ impl Pull {
                 }
             }
         };
+        let pulled = match pulled {
+            Ok(pulled) => pulled,
+            Err(error) => return self.kept(error, &say).await,
+        };
         let took = go_duration(self.node.clock.monotonic().saturating_sub(began));
-        say(note(
-            false,
-            "Pulled",
-            format!(
-                "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} bytes.",
-                pulled.size
-            ),
-        ));
+        say(note(false, "Pulled", pulled_message(&image, &took, pulled.size)));
         Ok(pulled)
+    }
+
+    /// A node that is cut off runs what it has, also where the policy is to look for something newer
+    /// (decision 0008): after a reboot its pods come back.
+    async fn kept(self, error: ImageError, say: &impl Fn(Note)) -> Result<PulledImage, ImageError> {
+        let cut_off = matches!(&error, ImageError::Pull { problem: Problem::Unreachable(_), .. });
+        if !cut_off || self.request.policy != PullPolicy::Always {
+            return Err(error);
+        }
+        let request = PullRequest { policy: PullPolicy::IfNotPresent, ..self.request };
+        match self.node.images.look(&request).await {
+            Ok(Some(found)) => {
+                let image = &request.reference;
+                say(note(true, "Failed", error.to_string()));
+                say(note(
+                    false,
+                    "Pulled",
+                    format!(
+                        "Container image \"{image}\" already present on machine; no registry answers that could have a newer one"
+                    ),
+                ));
+                Ok(found)
+            }
+            _ => Err(error),
+        }
     }
 
     /// What the pull secrets hold. One that is missing or of no use is told, and the pull goes on:

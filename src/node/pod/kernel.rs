@@ -116,7 +116,8 @@ fn resolv_conf(spec: &PodSpec, network: &NamespaceSpec, facts: &NodeFacts<'_>) -
         "Default" => {
             let words = |name: &str| -> Vec<String> {
                 let lines = facts.host_resolv_conf.lines().map(|l| l.split_whitespace());
-                let own = lines.filter_map(|mut words| (words.next() == Some(name)).then_some(words));
+                let own =
+                    lines.filter_map(|mut words| (words.next() == Some(name)).then_some(words));
                 own.flatten().map(str::to_owned).collect()
             };
             servers = words("nameserver");

@@ -72,7 +72,7 @@ pub fn image_failure(error: ImageError) -> (&'static str, String) {
     let reason = error.reason();
     match error {
         // The event says already that pulling failed, and of what.
-        ImageError::Pull { problem, .. } => (reason, problem),
+        ImageError::Pull { problem, .. } => (reason, problem.to_string()),
         other => (reason, other.to_string()),
     }
 }

@@ -17,6 +17,8 @@ const QUIET: Duration = Duration::from_secs(600);
 const SETUP_BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(122));
 /// What every container gets to end in, even where its grace period is used up.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
+/// What an evicted pod gets, whatever it asked for: the kubelet's own.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// How long `ErrImagePull` is shown before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
 
@@ -73,7 +75,7 @@ impl Step<'_> {
                 self.state.deletion = Deletion::Gone;
                 self.stop_pod(self.plan.grace);
             }
-            Event::Evicted(verdict) => self.condemn(verdict, self.plan.grace),
+            Event::Evicted(verdict) => self.condemn(verdict, EVICTION_GRACE),
             Event::NetworkReady { ip } => {
                 self.state.ip = Some(ip);
                 self.state.network = Setup::Ready;
@@ -166,7 +168,8 @@ impl Step<'_> {
             reason: reason.to_owned(),
             message: message.clone(),
             until: mono + delay,
-            back_off_from: (reason == "ErrImagePull").then_some(mono + PULL_ERROR_SHOWN),
+            back_off_from: matches!(reason, "ErrImagePull" | "SignatureValidationFailed")
+                .then_some(mono + PULL_ERROR_SHOWN),
         })));
         self.say_why(container, reason, message);
     }
@@ -179,6 +182,7 @@ impl Step<'_> {
             "ErrImagePull" => {
                 Some(("Failed", format!("Failed to pull image \"{image}\": {message}")))
             }
+            "SignatureValidationFailed" => Some(("Failed", message.clone())),
             "InvalidImageName" => Some(("InspectFailed", message.clone())),
             "ErrImageNeverPull" => Some((reason, message.clone())),
             _ => None,
@@ -482,8 +486,8 @@ impl Step<'_> {
                     trouble.back_off_from = None;
                     let image = &self.plan.containers[container].image;
                     let told = format!("Back-off pulling image \"{image}\"");
+                    trouble.message = format!("{told}: {}: {}", trouble.reason, trouble.message);
                     trouble.reason = "ImagePullBackOff".to_owned();
-                    trouble.message = format!("{told}: ErrImagePull: {}", trouble.message);
                     self.say(false, "BackOff", told, Some(container));
                     self.say(true, "Failed", "Error: ImagePullBackOff".to_owned(), Some(container));
                 }

@@ -21,12 +21,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::actions::Target;
 use super::effects;
 use super::fields::Facts;
+use super::limits;
 use super::publish::Publisher;
 use super::recover;
 use super::spec::{PodPlan, ProbeKind, seconds};
 use super::state::{Event, Note, Now, PodState, Saved, Verdict, step};
 use super::status;
-use super::volumes::Volumes;
+use super::volumes::{Volumes, memory_root};
 use crate::base::shutdown::Shutdown;
 use crate::client::events::EventType;
 use crate::client::meta::reference;
@@ -40,6 +41,8 @@ use crate::runtime::Workload;
 
 /// How long after an update the API's view of readiness is compared with the node's own.
 const COMPARE_AFTER: Duration = Duration::from_secs(2);
+/// How often volumes that have a limit are measured, as in the kubelet.
+const MEASURE_EVERY: Duration = Duration::from_secs(10);
 /// How long a volume that could not be refreshed waits for the next try.
 const REFRESH_AGAIN: Duration = Duration::from_secs(60);
 
@@ -76,6 +79,8 @@ pub struct View {
     pub io: HashMap<String, Arc<dyn ContainerIo>>,
     /// The pod's network, for port-forward; none while it has none.
     pub ports: Option<Arc<dyn PodPorts>>,
+    /// The digests of the images of its containers.
+    pub images: Vec<String>,
     /// What it counts as while it is not over.
     pub asks: Asks,
     /// It no longer counts against the node's resources.
@@ -117,6 +122,8 @@ pub struct Worker {
     /// Ends the tasks of this pod.
     stop: Shutdown,
     pub(super) refresh_at: Option<Duration>,
+    /// When its volumes are measured, where they have a limit.
+    measure_at: Option<Duration>,
     compare_at: Option<Duration>,
     saved: Option<Saved>,
 }
@@ -138,6 +145,7 @@ impl Worker {
             workloads: HashMap::new(),
             io: HashMap::new(),
             ports: None,
+            images: Vec::new(),
             asks: Asks::of(&pod),
             over: state.is_down(),
         };
@@ -146,7 +154,10 @@ impl Worker {
         let count = plan.containers.len();
         let root = node.config.data_dir.join("volumes");
         let worker = Self {
-            volumes: Arc::new(Volumes::new(&root, &plan.uid, node.config.host_paths.clone())),
+            volumes: Arc::new(
+                Volumes::new(&root, &plan.uid, node.config.host_paths.clone())
+                    .with_memory(memory_root(&node.config.data_dir)),
+            ),
             publisher: Publisher::new(pod.status.clone()),
             handle: Arc::clone(&handle),
             network: None,
@@ -158,6 +169,7 @@ impl Worker {
             answers,
             stop: node.shutdown.child_token(),
             refresh_at: None,
+            measure_at: None,
             compare_at: None,
             saved: None,
             node: Arc::clone(node),
@@ -203,6 +215,13 @@ impl Worker {
         });
     }
 
+    /// Tells the collector of images which ones this pod is made of.
+    pub(super) fn tell_images(&self) {
+        let known = self.images.iter().flatten().map(|image| image.digest.clone());
+        let all = known.chain(self.volumes.image_digests()).collect();
+        self.handle.view.lock().images = all;
+    }
+
     /// Gives `event` to the worker after what it is doing now.
     pub(super) fn soon(&self, event: Event) {
         let _ = self.answers.send(Box::new(move |_| Some(event)));
@@ -238,6 +257,9 @@ impl Worker {
         recover::containers(&mut self).await;
         self.step(Event::Tick);
         self.take_update(&Update::Pod(Arc::clone(&self.pod)));
+        if limits::has_limits(&self.pod) {
+            self.measure_at = Some(self.now().mono + MEASURE_EVERY);
+        }
         let shutdown = self.node.shutdown.clone();
         loop {
             self.publish();
@@ -269,8 +291,13 @@ impl Worker {
     /// How long until something is due by itself.
     fn pause(&self) -> Duration {
         let now = self.now().mono;
-        let due =
-            [self.state.wake_at(), self.publisher.retry_at(), self.refresh_at, self.compare_at];
+        let due = [
+            self.state.wake_at(),
+            self.publisher.retry_at(),
+            self.refresh_at,
+            self.measure_at,
+            self.compare_at,
+        ];
         let next = due.into_iter().flatten().min();
         next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now))
     }
@@ -280,6 +307,10 @@ impl Worker {
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh_at = Some(now + REFRESH_AGAIN);
             effects::refresh_volumes(self);
+        }
+        if self.measure_at.is_some_and(|at| at <= now) {
+            self.measure_at = Some(now + MEASURE_EVERY);
+            limits::measure(self);
         }
         if self.compare_at.is_some_and(|at| at <= now) {
             self.compare_at = None;

@@ -152,9 +152,7 @@ fn mounts(
     machine: &Machine,
     dir: &Path,
 ) -> Vec<Value> {
-    let plain = |at: &str, kind: &str, options: &[&str]| {
-        json!({"destination": at, "type": kind, "source": kind, "options": options})
-    };
+    let plain = |at: &str, kind: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
     let access = if spec.privileged { "rw" } else { "ro" };
     let mut all = vec![
         plain("/proc", "proc", &["nosuid", "noexec", "nodev"]),
@@ -176,7 +174,8 @@ fn mounts(
         false => &["nosuid", "noexec", "nodev", "relatime", "ro"],
     };
     all.push(plain("/sys/fs/cgroup", "cgroup", options));
-    let taken = |at: &str| spec.mounts.iter().any(|bind| bind.mount.guest.trim_end_matches('/') == at);
+    let taken =
+        |at: &str| spec.mounts.iter().any(|bind| bind.mount.guest.trim_end_matches('/') == at);
     if !taken("/dev/shm") {
         let shm = match sandbox.host_ipc {
             true => Path::new("/dev/shm").to_path_buf(),

@@ -24,11 +24,15 @@ pub enum Groups {
 impl Groups {
     /// Those that the text of `/proc/PID/cgroup` names.
     pub fn of(text: &str, unified: bool) -> Option<Self> {
-        let lines = || text.lines().filter_map(|line| {
-            let mut parts = line.splitn(3, ':');
-            Some((parts.next()?, parts.next()?, parts.next()?))
-        });
-        let below = |mount: &str, path: &str| Path::new(ROOT).join(mount).join(path.trim_start_matches('/'));
+        let lines = || {
+            text.lines().filter_map(|line| {
+                let mut parts = line.splitn(3, ':');
+                Some((parts.next()?, parts.next()?, parts.next()?))
+            })
+        };
+        let below = |mount: &str, path: &str| {
+            Path::new(ROOT).join(mount).join(path.trim_start_matches('/'))
+        };
         if unified {
             let (_, _, path) = lines().find(|(number, _, _)| *number == "0")?;
             return Some(Self::V2(below("", path)));

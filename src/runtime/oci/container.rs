@@ -63,7 +63,11 @@ impl Container {
         };
         let words = fs::File::create(dir.join("monitor.log"))?;
         let mut command = std::process::Command::new(&tools.program);
-        command.arg(monitor::COMMAND).stdin(Channel::piped()).stdout(Channel::piped()).stderr(words);
+        command
+            .arg(monitor::COMMAND)
+            .stdin(Channel::piped())
+            .stdout(Channel::piped())
+            .stderr(words);
         sys::in_own_session(&mut command);
         let mut child = tokio::process::Command::from(command).spawn()?;
         let mut stdin = child.stdin.take().expect("it was piped");
@@ -103,8 +107,14 @@ impl Container {
         Self::hold(id, dir, tools, started).await.ok()
     }
 
-    async fn hold(id: String, dir: PathBuf, tools: &Tools, started: Started) -> io::Result<Arc<Self>> {
-        let groups = fs::read_to_string(format!("/proc/{}/cgroup", started.pid)).unwrap_or_default();
+    async fn hold(
+        id: String,
+        dir: PathBuf,
+        tools: &Tools,
+        started: Started,
+    ) -> io::Result<Arc<Self>> {
+        let groups =
+            fs::read_to_string(format!("/proc/{}/cgroup", started.pid)).unwrap_or_default();
         let connected = connect(&dir).await;
         // A process that has ended already cannot be held; its monitor tells how it ended.
         let pid = monitor::pid(started.pid).filter(|_| connected.is_ok());
@@ -254,9 +264,7 @@ fn parse_signal(text: &str) -> Signal {
         "ABRT" => Signal::ABORT,
         "ALRM" => Signal::ALARM,
         "CONT" => Signal::CONT,
-        number => {
-            number.parse().ok().and_then(Signal::from_named_raw).unwrap_or(Signal::TERM)
-        }
+        number => number.parse().ok().and_then(Signal::from_named_raw).unwrap_or(Signal::TERM),
     }
 }
 

@@ -48,7 +48,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let number = fs::read_to_string(self.path("pid")).ok().and_then(|text| text.trim().parse().ok());
+        let number =
+            fs::read_to_string(self.path("pid")).ok().and_then(|text| text.trim().parse().ok());
         // After an orderly end runc has removed the file, or the process is reaped by it.
         if let Some(pid) = number.and_then(pid) {
             let _ = kill_process(pid, Signal::KILL);
@@ -79,7 +80,8 @@ impl Container {
         let mut process = config["process"].take();
         process["args"] = json!(args);
         process["terminal"] = json!(tty);
-        if tty && let Some(env) = process["env"].as_array_mut()
+        if tty
+            && let Some(env) = process["env"].as_array_mut()
             && !env.iter().any(|v| v.as_str().is_some_and(|v| v.starts_with("TERM=")))
         {
             env.push(json!("TERM=xterm"));
@@ -347,9 +349,7 @@ impl Terminal {
     /// Its end is an error, which counts as the end.
     async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         use std::io::Read;
-        self.0
-            .async_io(tokio::io::Interest::READABLE, |mut file| file.read(buffer))
-            .await
+        self.0.async_io(tokio::io::Interest::READABLE, |mut file| file.read(buffer)).await
     }
 
     async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {

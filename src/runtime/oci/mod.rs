@@ -107,11 +107,16 @@ impl Containers {
             runc_root: dir.join("runc"),
             unified_cgroups: sys::has_unified_cgroups(),
         };
-        if !Path::new("/sys/fs/cgroup").join(if tools.unified_cgroups { "cgroup.controllers" } else { "memory" }).exists() {
+        if !Path::new("/sys/fs/cgroup")
+            .join(if tools.unified_cgroups { "cgroup.controllers" } else { "memory" })
+            .exists()
+        {
             return Err("control groups are not mounted at /sys/fs/cgroup".to_owned());
         }
         let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-        if !known.lines().any(|line| line.ends_with("\toverlay")) && !Path::new("/sys/module/overlay").exists() {
+        if !known.lines().any(|line| line.ends_with("\toverlay"))
+            && !Path::new("/sys/module/overlay").exists()
+        {
             return Err("its kernel has no overlayfs".to_owned());
         }
         let pods = dir.join("pods");
@@ -304,8 +309,8 @@ fn prepare(
         last_capability: security::last_capability(),
         devices: devices(spec)?,
     };
-    let config = bundle::document(spec, sandbox, &user, &machine, pod)
-        .map_err(ContainerError::Config)?;
+    let config =
+        bundle::document(spec, sandbox, &user, &machine, pod).map_err(ContainerError::Config)?;
     fs::write(dir.join("config.json"), config.to_string())?;
     Ok(())
 }

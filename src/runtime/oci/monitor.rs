@@ -102,10 +102,7 @@ fn tell(told: &Told) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-fn run(
-    job: &Job,
-    open: impl FnOnce(&serde_json::Value) -> io::Result<Log>,
-) -> io::Result<()> {
+fn run(job: &Job, open: impl FnOnce(&serde_json::Value) -> io::Result<Log>) -> io::Result<()> {
     let _ = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     // Sockets are named from here: their paths may not be long.

@@ -35,8 +35,7 @@ use super::sys;
 use crate::net::{Caught, CaughtDatagram, KernelNamespace, Refused};
 
 /// Where what leaves the pod is caught. Containers cannot use this port.
-const CATCH: SocketAddr =
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
+const CATCH: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15001);
 /// On packets that are to be delivered in the namespace though their address is not of it.
 const MARK_HERE: u32 = 0xc0;
 /// On packets of the agent's own sockets that speak for somebody else.
@@ -179,7 +178,8 @@ impl KernelNamespace for KernelNet {
     ) -> BoxFuture<'static, io::Result<tokio::net::TcpStream>> {
         let own = self.is_own(from.ip()) || from.is_ipv6();
         let made = within(&self.namespace, move || {
-            let socket = if own { socket(Type::STREAM, None)? } else { foreign(Type::STREAM, from)? };
+            let socket =
+                if own { socket(Type::STREAM, None)? } else { foreign(Type::STREAM, from)? };
             // Connecting begins here: the socket's namespace is that of its making anyway, and the
             // handshake within one kernel is done at once.
             match socket.connect(&SockAddr::from(to)) {

@@ -67,7 +67,8 @@ fn make(dir: &Path, spec: &SandboxSpec, tools: &Tools) -> io::Result<()> {
     fs::create_dir_all(&shm)?;
     let flags = sys::MS_NOSUID | sys::MS_NOEXEC | sys::MS_NODEV;
     let size = format!("mode=1777,size={}", spec.shm_bytes);
-    sys::mount(Path::new("shm"), &shm, "tmpfs", flags, &size).map_err(|e| during("/dev/shm", &e))?;
+    sys::mount(Path::new("shm"), &shm, "tmpfs", flags, &size)
+        .map_err(|e| during("/dev/shm", &e))?;
     let (at, inner, tools_) = (dir.to_path_buf(), spec.clone(), tools.clone());
     // A thread of its own takes on the namespaces, gives them names, and ends.
     let thread = std::thread::Builder::new().name("sandbox".to_owned());
@@ -110,7 +111,9 @@ fn namespaces(dir: &Path, spec: &SandboxSpec, tools: &Tools) -> io::Result<()> {
         netns::feed(ip, &netns::links(spec.ip)).map_err(|e| during("ip", &e))?;
         netns::feed(nft, &netns::rules(spec.ip)).map_err(|e| during("nft", &e))?;
         // As Kubernetes' own sandboxes have it: any user may listen on any port, and ping.
-        for (name, value) in [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")] {
+        for (name, value) in
+            [("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647")]
+        {
             let _ = fs::write(Path::new("/proc/sys/net/ipv4").join(name), value);
         }
     }

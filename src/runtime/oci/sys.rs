@@ -46,13 +46,7 @@ pub fn mount(
     let (kind, data) = (plain(kind)?, plain(data)?);
     // SAFETY: four strings that end in NUL and outlive the call.
     checked(unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            flags,
-            data.as_ptr().cast(),
-        )
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
     })
     .map(drop)
 }
@@ -98,8 +92,7 @@ pub fn recv_original(
             std::mem::zeroed::<[u64; 16]>(),
         )
     };
-    let mut part =
-        libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     message.msg_name = (&raw mut from).cast();
     message.msg_namelen = size_of::<libc::sockaddr_in>() as libc::socklen_t;
     message.msg_iov = &raw mut part;

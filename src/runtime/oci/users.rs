@@ -26,8 +26,7 @@ pub struct User {
 pub fn read_within(root: &Path, path: &str) -> String {
     let opened = File::open(root).and_then(|root| {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file =
-            rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+        let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
         Ok(File::from(file))
     });
     let mut text = String::new();
@@ -61,8 +60,9 @@ pub fn resolve(spec: &UserSpec, passwd: &str, group: &str) -> Result<User, Strin
                      verify user is non-root"
                 ));
             }
-            Err(_) => Found::name(passwd, name)
-                .ok_or_else(|| format!("unable to find user {name}: no matching entries in passwd file"))?,
+            Err(_) => Found::name(passwd, name).ok_or_else(|| {
+                format!("unable to find user {name}: no matching entries in passwd file")
+            })?,
         },
     };
     if spec.non_root && asked.uid == 0 {
@@ -77,7 +77,9 @@ pub fn resolve(spec: &UserSpec, passwd: &str, group: &str) -> Result<User, Strin
     };
     let gid = spec.gid.or(by_image).or(asked.gid).unwrap_or(0);
     let mut groups = vec![gid];
-    if spec.merge_groups && let Some(name) = &asked.name {
+    if spec.merge_groups
+        && let Some(name) = &asked.name
+    {
         groups.extend(memberships(group, name));
     }
     groups.extend(&spec.supplemental);
@@ -141,11 +143,8 @@ mod tests {
     const GROUP: &str = "root:x:0:\nweb:x:34:\nlogs:x:40:web,other\nstaff:x:50:\n";
 
     fn of(image: &str, change: impl FnOnce(&mut UserSpec)) -> Result<User, String> {
-        let mut spec = UserSpec {
-            image: Some(image.to_owned()),
-            merge_groups: true,
-            ..UserSpec::default()
-        };
+        let mut spec =
+            UserSpec { image: Some(image.to_owned()), merge_groups: true, ..UserSpec::default() };
         change(&mut spec);
         resolve(&spec, PASSWD, GROUP)
     }

@@ -3,6 +3,8 @@
 //! ```text
 //! data_dir/volumes/UID/NAME/            one directory a volume
 //! data_dir/volumes/UID/..termination/   one termination message file a container
+//! data_dir/volumes/UID/..subpaths/      what a container sees of a subPath of a ConfigMap or Secret
+//! /dev/shm/coracle-…/UID/NAME/          an emptyDir in memory
 //! ```
 //!
 //! **Invariant:** a mount never leads outside its volume: what `subPath` resolves to is compared
@@ -11,15 +13,20 @@
 pub mod atomic;
 pub mod payload;
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, HostPathVolumeSource, Pod, Volume};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 
 use super::expand::expand;
+use crate::image::Tree;
+use crate::node::resources::amount;
 use crate::runtime::Mount;
 use payload::{Payload, has_payload};
 
@@ -32,6 +39,10 @@ pub enum VolumeError {
         "failed to prepare subPath for volumeMount \"{mount}\" of container \"{container}\": {message}"
     )]
     SubPath { mount: String, container: String, message: String },
+    #[error(
+        "volumeMount \"{mount}\" of container \"{container}\": mountPropagation Bidirectional is not possible here: a wasm container mounts nothing"
+    )]
+    Propagation { mount: String, container: String },
     #[error("volumeMount \"{mount}\" of container \"{container}\" names no volume of the pod")]
     Unknown { mount: String, container: String },
 }
@@ -39,7 +50,16 @@ pub enum VolumeError {
 /// The kinds of volumes that this node cannot mount, by the name of their field.
 fn unsupported(volume: &Volume) -> Option<String> {
     let value = serde_json::to_value(volume).ok()?;
-    let known = ["name", "emptyDir", "configMap", "secret", "downwardAPI", "projected", "hostPath"];
+    let known = [
+        "name",
+        "emptyDir",
+        "configMap",
+        "secret",
+        "downwardAPI",
+        "projected",
+        "hostPath",
+        "image",
+    ];
     value.as_object()?.keys().find(|key| !known.contains(&key.as_str())).cloned()
 }
 
@@ -47,19 +67,68 @@ fn unsupported(volume: &Volume) -> Option<String> {
 pub struct Volumes {
     dir: PathBuf,
     host_paths: Vec<PathBuf>,
+    /// Where emptyDirs in memory are, where the machine has such a place.
+    memory: Option<PathBuf>,
+    /// The files of image volumes, by the name of the volume.
+    images: Mutex<BTreeMap<String, Tree>>,
+}
+
+/// Whether a volume is to be in memory.
+fn in_memory(volume: &Volume) -> bool {
+    let medium = volume.empty_dir.as_ref().and_then(|empty| empty.medium.as_deref());
+    medium.is_some_and(|medium| medium == "Memory")
+}
+
+/// Where a node keeps emptyDirs in memory: below the machine's tmpfs, if it has one that an ordinary
+/// process may write.
+pub fn memory_root(data_dir: &Path) -> Option<PathBuf> {
+    const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+    let shm = Path::new("/dev/shm");
+    if rustix::fs::statfs(shm).ok()?.f_type != TMPFS_MAGIC {
+        return None;
+    }
+    let name = hex::encode(&Sha256::digest(data_dir.as_os_str().as_encoded_bytes())[..8]);
+    Some(shm.join(format!("coracle-{name}")))
 }
 
 impl Volumes {
     /// Those of the pod with this UID; hostPath is allowed at and below `host_paths`.
     pub fn new(root: &Path, uid: &str, host_paths: Vec<PathBuf>) -> Self {
-        Self { dir: root.join(uid), host_paths }
+        Self { dir: root.join(uid), host_paths, memory: None, images: Mutex::default() }
+    }
+
+    /// With emptyDirs of `medium: Memory` below this; on the disk where there is no such place.
+    #[must_use]
+    pub fn with_memory(self, root: Option<PathBuf>) -> Self {
+        let uid = self.dir.file_name().map(std::ffi::OsStr::to_owned).unwrap_or_default();
+        Self { memory: root.map(|root| root.join(uid)), ..self }
+    }
+
+    /// The files of an image volume.
+    pub fn set_image(&self, volume: &str, tree: Tree) {
+        self.images.lock().insert(volume.to_owned(), tree);
+    }
+
+    pub fn has_image(&self, volume: &str) -> bool {
+        self.images.lock().contains_key(volume)
+    }
+
+    /// The images that volumes are made of, as the collector knows them.
+    pub fn image_digests(&self) -> Vec<String> {
+        self.images.lock().values().map(|tree| tree.digest.clone()).collect()
     }
 
     /// Where a volume's files are on this machine.
     pub fn path(&self, volume: &Volume) -> PathBuf {
-        match &volume.host_path {
-            Some(host) => PathBuf::from(&host.path),
-            None => self.dir.join(&volume.name),
+        if let Some(host) = &volume.host_path {
+            return PathBuf::from(&host.path);
+        }
+        if let Some(tree) = self.images.lock().get(&volume.name) {
+            return tree.path.clone();
+        }
+        match &self.memory {
+            Some(memory) if in_memory(volume) => memory.join(&volume.name),
+            _ => self.dir.join(&volume.name),
         }
     }
 
@@ -79,16 +148,26 @@ impl Volumes {
             self.host_path(host).map_err(failed)?;
             return Ok(false);
         }
-        let dir = self.dir.join(&volume.name);
+        if volume.image.is_some() {
+            return match self.has_image(&volume.name) {
+                true => Ok(false),
+                false => Err(failed("the image is not here".to_owned())),
+            };
+        }
+        let dir = self.path(volume);
         if has_payload(volume) {
             return atomic::write(&dir, payload, now).map_err(|e| failed(e.to_string()));
         }
         let fresh = !dir.exists();
-        let made = fs::create_dir_all(&dir).and_then(|()| match fresh {
-            // Whoever the containers run as; nobody else comes as far as this directory.
-            true => fs::set_permissions(&dir, Permissions::from_mode(0o777)),
-            false => Ok(()),
-        });
+        // Nobody else of this machine comes as far as this directory; in it, whoever the containers
+        // run as.
+        let made =
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).and_then(
+                |()| match fresh {
+                    true => fs::set_permissions(&dir, Permissions::from_mode(0o777)),
+                    false => Ok(()),
+                },
+            );
         made.map_err(|e| failed(e.to_string()))?;
         Ok(fresh)
     }
@@ -103,6 +182,32 @@ impl Volumes {
             volume: volume.name.clone(),
             message: format!("fsGroup {group}: {error}"),
         })
+    }
+
+    /// The first emptyDir that holds more than its `sizeLimit`, or all together more than `total`;
+    /// as the kubelet tells it.
+    pub fn over_limit(&self, pod: &Pod, total: Option<u64>) -> Option<String> {
+        let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+        let mut sum = 0;
+        for volume in volumes {
+            let Some(empty) = &volume.empty_dir else { continue };
+            let used = usage(&self.path(volume));
+            if !in_memory(volume) {
+                sum += used;
+            }
+            let Some(limit) = &empty.size_limit else { continue };
+            let most = u64::try_from(amount("memory", limit)).unwrap_or(0);
+            if most > 0 && used > most {
+                return Some(format!(
+                    "Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ",
+                    volume.name, limit.0
+                ));
+            }
+        }
+        let total = total.filter(|total| sum > *total)?;
+        Some(format!(
+            "Pod ephemeral local storage usage exceeds the total limit of containers {total}. "
+        ))
     }
 
     fn host_path(&self, source: &HostPathVolumeSource) -> Result<(), String> {
@@ -133,15 +238,20 @@ impl Volumes {
         if !within(path) {
             return Err(refused);
         }
-        let fits = match kind {
-            "" => true,
-            "Directory" | "DirectoryOrCreate" => path.is_dir(),
-            "File" | "FileOrCreate" => path.is_file(),
-            other => return Err(format!("hostPath type {other} is not supported by this node")),
+        let found = fs::metadata(path).map_err(|e| format!("{}: {e}", source.path))?;
+        let found = found.file_type();
+        let (fits, what) = match kind {
+            "" => (true, ""),
+            "Directory" | "DirectoryOrCreate" => (found.is_dir(), "directory"),
+            "File" | "FileOrCreate" => (found.is_file(), "file"),
+            "Socket" => (found.is_socket(), "socket file"),
+            "CharDevice" => (found.is_char_device(), "character device"),
+            "BlockDevice" => (found.is_block_device(), "block device"),
+            other => return Err(format!("hostPath type {other} is not known")),
         };
         match fits {
             true => Ok(()),
-            false => Err(format!("hostPath type check failed: {} is not a {kind}", source.path)),
+            false => Err(format!("hostPath type check failed: {} is not a {what}", source.path)),
         }
     }
 
@@ -153,26 +263,38 @@ impl Volumes {
         env: impl Fn(&str) -> Option<&'e str> + Copy,
     ) -> Result<Vec<Mount>, VolumeError> {
         let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-        let mut mounts = Vec::new();
+        let mut mounts: Vec<Mount> = Vec::new();
         for mount in container.volume_mounts.iter().flatten() {
             let unknown = || VolumeError::Unknown {
                 mount: mount.name.clone(),
                 container: container.name.clone(),
             };
             let volume = volumes.iter().find(|v| v.name == mount.name).ok_or_else(unknown)?;
+            if mount.mount_propagation.as_deref() == Some("Bidirectional") {
+                return Err(VolumeError::Propagation {
+                    mount: mount.name.clone(),
+                    container: container.name.clone(),
+                });
+            }
             let sub = match (&mount.sub_path_expr, &mount.sub_path) {
                 (Some(expression), _) if !expression.is_empty() => expand(expression, env),
                 (_, Some(path)) => path.clone(),
                 _ => String::new(),
             };
-            let read_only = mount.read_only.unwrap_or(false) || has_payload(volume);
-            let host = sub_path(&self.path(volume), &sub, !has_payload(volume)).map_err(|e| {
-                VolumeError::SubPath {
-                    mount: mount.name.clone(),
-                    container: container.name.clone(),
-                    message: e.to_string(),
-                }
-            })?;
+            let given = has_payload(volume) || volume.image.is_some();
+            let read_only = mount.read_only.unwrap_or(false) || given;
+            let failed = |e: io::Error| VolumeError::SubPath {
+                mount: mount.name.clone(),
+                container: container.name.clone(),
+                message: e.to_string(),
+            };
+            let create = !given && !mount.read_only.unwrap_or(false);
+            let mut host = sub_path(&self.path(volume), &sub, create).map_err(failed)?;
+            if has_payload(volume) && !sub.is_empty() {
+                // The files of the volume are replaced as it changes; a subPath keeps what it was.
+                let place = self.dir.join("..subpaths").join(&container.name);
+                host = keep(&host, &place.join(mounts.len().to_string())).map_err(failed)?;
+            }
             mounts.push(Mount { host, guest: absolute(&mount.mount_path), read_only });
         }
         Ok(mounts)
@@ -199,11 +321,61 @@ impl Volumes {
 
     /// Removes everything of the pod.
     pub fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.dir) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
+        for dir in [Some(&self.dir), self.memory.as_ref()].into_iter().flatten() {
+            match fs::remove_dir_all(dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a directory takes on the disk, links not followed.
+fn usage(dir: &Path) -> u64 {
+    let mut sum = 0;
+    let mut open = vec![dir.to_owned()];
+    while let Some(at) = open.pop() {
+        for entry in fs::read_dir(&at).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            // Of a file with holes, what is there.
+            sum += meta.blocks() * 512;
+            if meta.is_dir() {
+                open.push(entry.path());
+            }
         }
     }
+    sum
+}
+
+/// Copies files to a place below `dir`, unless they are there; where that is. Only the newest stays:
+/// a container that starts again sees what is there then.
+fn keep(from: &Path, dir: &Path) -> io::Result<PathBuf> {
+    let name = hex::encode(&Sha256::digest(from.as_os_str().as_encoded_bytes())[..8]);
+    let to = dir.join(name);
+    if !to.exists() {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        copy(from, &to)?;
+    }
+    Ok(to)
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    if fs::metadata(from)?.is_dir() {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        return Ok(());
+    }
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::copy(from, to).map(drop)
 }
 
 fn give_to(path: &Path, group: u32, writable: bool) -> io::Result<()> {

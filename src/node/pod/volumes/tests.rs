@@ -98,7 +98,11 @@ fn host_paths_are_mounted_only_where_the_node_allows() {
     };
     assert!(try_path(&allowed, "").is_ok());
     assert!(try_path(&allowed.join("a/b"), "DirectoryOrCreate").is_ok());
-    assert!(try_path(&allowed, "File").expect_err("a directory").contains("is not a File"));
+    assert!(try_path(&allowed, "File").expect_err("a directory").contains("is not a file"));
+    for (kind, what) in [("Socket", "socket file"), ("CharDevice", "character device")] {
+        let told = try_path(&allowed, kind).expect_err("a directory");
+        assert!(told.ends_with(&format!("is not a {what}")), "{told}");
+    }
     for outside in [other.clone(), allowed.join("out"), allowed.join("../other")] {
         let error = try_path(&outside, "").expect_err("outside");
         assert!(error.contains("--allow-host-path"), "{error}");
@@ -150,4 +154,89 @@ fn kinds_that_cannot_be_mounted_are_named() {
         error.expect_err("not supported").to_string(),
         "MountVolume.SetUp failed for volume \"v\" : persistentVolumeClaim volumes are not supported by this node"
     );
+}
+
+#[test]
+fn an_empty_dir_in_memory_lies_elsewhere_and_goes_with_the_pod() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let memory = dir.path().join("memory");
+    let volumes =
+        Volumes::new(&dir.path().join("disk"), "u", Vec::new()).with_memory(Some(memory.clone()));
+    let cache = volume(json!({"name": "cache", "emptyDir": {"medium": "Memory"}}));
+    let data = volume(json!({"name": "data", "emptyDir": {}}));
+    for v in [&cache, &data] {
+        volumes.set_up(v, &Payload::new(), Timestamp::UNIX_EPOCH).expect("set up");
+        fs::write(volumes.path(v).join("x"), b"x").expect("written");
+    }
+    assert_eq!(volumes.path(&cache), memory.join("u/cache"));
+    assert!(volumes.path(&data).starts_with(dir.path().join("disk/u")));
+    volumes.remove().expect("removed");
+    assert!(!memory.join("u").exists() && !dir.path().join("disk/u").exists());
+}
+
+#[test]
+fn what_holds_more_than_its_limit_is_told_as_the_kubelet_tells_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let volumes = Volumes::new(dir.path(), "u", Vec::new());
+    let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [], "volumes": [
+        {"name": "free", "emptyDir": {}},
+        {"name": "data", "emptyDir": {"sizeLimit": "1Mi"}},
+    ]}}))
+    .expect("a pod");
+    let all = pod.spec.as_ref().and_then(|s| s.volumes.clone()).expect("volumes");
+    for v in &all {
+        volumes.set_up(v, &Payload::new(), Timestamp::UNIX_EPOCH).expect("set up");
+    }
+    fs::create_dir(volumes.path(&all[1]).join("sub")).expect("made");
+    fs::write(volumes.path(&all[1]).join("sub/a"), vec![1; 500 << 10]).expect("written");
+    fs::write(volumes.path(&all[0]).join("a"), vec![1; 3 << 20]).expect("written");
+    assert_eq!(volumes.over_limit(&pod, None), None);
+    let told = volumes.over_limit(&pod, Some(2 << 20)).expect("too much together");
+    assert!(told.starts_with("Pod ephemeral local storage usage exceeds"), "{told}");
+    fs::write(volumes.path(&all[1]).join("sub/b"), vec![1; 700 << 10]).expect("written");
+    assert_eq!(
+        volumes.over_limit(&pod, None).as_deref(),
+        Some("Usage of EmptyDir volume \"data\" exceeds the limit \"1Mi\". ")
+    );
+}
+
+#[test]
+fn a_sub_path_of_a_config_map_keeps_what_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let volumes = Volumes::new(dir.path(), "u", Vec::new());
+    let v = json!({"name": "cfg", "configMap": {"name": "cfg"}});
+    let pod: Pod =
+        serde_json::from_value(json!({"spec": {"containers": [], "volumes": [v]}})).expect("a pod");
+    let v = volume(v);
+    let set = |text: &str, second| {
+        let file = super::payload::File { bytes: text.into(), mode: 0o644 };
+        let files = Payload::from([("key".to_owned(), file)]);
+        let at = Timestamp::from_second(second).expect("a time");
+        volumes.set_up(&v, &files, at).expect("set up");
+    };
+    set("old", 1);
+    let container: Container = serde_json::from_value(json!({"name": "app", "volumeMounts": [
+        {"name": "cfg", "mountPath": "/whole"},
+        {"name": "cfg", "mountPath": "/one", "subPath": "key"},
+    ]}))
+    .expect("a container");
+    let mounts = volumes.mounts(&pod, &container, |_| None).expect("mounted");
+    set("new", 2);
+    assert_eq!(fs::read_to_string(mounts[0].host.join("key")).expect("there"), "new");
+    assert_eq!(fs::read_to_string(&mounts[1].host).expect("there"), "old");
+}
+
+#[test]
+fn propagation_is_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let volumes = Volumes::new(dir.path(), "u", Vec::new());
+    let pod: Pod = serde_json::from_value(
+        json!({"spec": {"containers": [], "volumes": [{"name": "d", "emptyDir": {}}]}}),
+    )
+    .expect("a pod");
+    let container: Container = serde_json::from_value(json!({"name": "app", "volumeMounts": [
+        {"name": "d", "mountPath": "/d", "mountPropagation": "Bidirectional"}]}))
+    .expect("a container");
+    let told = volumes.mounts(&pod, &container, |_| None).expect_err("refused").to_string();
+    assert!(told.contains("mountPropagation Bidirectional is not possible here"), "{told}");
 }

@@ -60,7 +60,13 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec, unified: bool) -> Value {
 
 fn kinds(config: &Value) -> Vec<String> {
     let all = config["linux"]["namespaces"].as_array().expect("namespaces");
-    let name = |n: &Value| format!("{}{}", n["type"].as_str().unwrap_or_default(), n["path"].as_str().unwrap_or_default());
+    let name = |n: &Value| {
+        format!(
+            "{}{}",
+            n["type"].as_str().unwrap_or_default(),
+            n["path"].as_str().unwrap_or_default()
+        )
+    };
     all.iter().map(name).collect()
 }
 
