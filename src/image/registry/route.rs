@@ -153,9 +153,9 @@ mod tests {
             match Route::parse(&path) {
                 Ok(Route::Tags { repository } | Route::Uploads { repository }
                     | Route::Manifest { repository, .. } | Route::Blob { repository, .. }) => {
-                    proptest::prop_assert!(repository.split('/').all(|part| {
-                        !part.is_empty() && !part.starts_with(['.', '_'])
-                    }));
+                    let named = |part: &str| !part.is_empty() && !part.starts_with(['.', '_']);
+                    let all = repository.split('/').all(named);
+                    proptest::prop_assert!(all);
                 }
                 _ => {}
             }
