@@ -11,6 +11,7 @@ use super::informers::Informers;
 use super::plan::NodeName;
 use super::pod::{PREEMPTED, Pod, Refused};
 use super::preempt::Room;
+use super::seen;
 use super::state::Step;
 use super::volumes::plan;
 use crate::base::clock::SharedClock;
@@ -19,6 +20,9 @@ use crate::client::{meta, rest};
 
 /// How often claims are looked at that are being bound.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long is waited at most before the server is asked again that did not answer.
+const LOOK_SELDOM: Duration = Duration::from_secs(10);
 
 /// What came of a step.
 pub enum Done {
@@ -94,13 +98,35 @@ impl Effects {
                 Done::Bound(pod)
             }
             Err(error) => {
-                let again = !is_stale(&error);
                 tracing::info!(%node, %error, "the pod could not be bound");
-                if again {
-                    self.warn(&pod, format!("binding to {node} failed: {error}"));
+                if is_stale(&error) {
+                    // Gone, or bound by someone else: the informer tells.
+                    return Done::NotBound { pod, node, again: false };
                 }
-                Done::NotBound { pod, node, again }
+                self.warn(&pod, format!("binding to {node} failed: {error}"));
+                // The request may have been carried out all the same: its room is given to others
+                // only once that is known.
+                match self.bound_to(&pod).await {
+                    Some(there) if *there == *node => Done::Bound(pod),
+                    there => Done::NotBound { pod, node, again: there.is_none() },
+                }
             }
+        }
+    }
+
+    /// Where a pod is bound to; asks until there is an answer.
+    async fn bound_to(&self, pod: &Pod) -> Option<String> {
+        let mut pause = LOOK_EVERY;
+        loop {
+            match rest::found(rest::get::<seen::Pod>(&self.client, &path(pod)).await) {
+                Ok(there) => {
+                    let same = there.filter(|t| t.metadata.uid.as_deref() == Some(&*pod.uid))?;
+                    return same.spec.node_name.filter(|node| !node.is_empty());
+                }
+                Err(error) => tracing::info!(%error, "it is not known whether the pod was bound"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOOK_SELDOM);
         }
     }
 

@@ -45,6 +45,7 @@ async fn answer(asked: Asked, log: Arc<Mutex<Vec<Asked>>>, binding: u16) -> Resp
             | "/apis/storage.k8s.io/v1/storageclasses"
             | "/apis/storage.k8s.io/v1/csinodes",
         ) => list(&json!([])),
+        ("GET", "/api/v1/namespaces/default/pods/fits") => testing::json(200, &pod("fits", "1")),
         ("GET", _) => testing::failure(404, "NotFound"),
         (_, path) if path.ends_with("/binding") && binding >= 400 => {
             testing::failure(binding, "InternalError")

@@ -182,6 +182,10 @@ mod tests {
     use super::*;
 
     fn told(pod: Value, nodes: &[Value]) -> String {
+        told_of(pod, nodes, 0)
+    }
+
+    fn told_of(pod: Value, nodes: &[Value], nodes_max: usize) -> String {
         let config = Configuration::default();
         let mut state = State::new(config.clone());
         let read = |value: &Value| serde_json::from_value(value.clone()).expect("an object");
@@ -199,7 +203,7 @@ mod tests {
         assert_eq!(state.due(), None::<Duration>);
         let seen = serde_json::from_value(pod.clone()).expect("a pod");
         let read = Pod::of(seen, &Default::default()).expect("it has not ended");
-        lines(&read, &pod, &state, &config, 2).join("\n")
+        lines(&read, &pod, &state, &config, nodes_max).join("\n")
     }
 
     fn nodes() -> Vec<Value> {
@@ -245,11 +249,12 @@ mod tests {
             "  node(s) had untolerated taint {gpu: a} [TaintToleration]: it has the taint \
              gpu=a:NoSchedule",
             "    → let the pod tolerate gpu=a:NoSchedule, or take the taint off the node",
-            "and 1 more nodes (--nodes 0 tells of all)",
         ];
         for line in expected {
             assert!(text.contains(line), "{line}\n{text}");
         }
+        let few = told_of(pod(json!({})), &nodes(), 2);
+        assert!(few.contains("and 1 more nodes (--nodes 0 tells of all)"), "{few}");
         let text = told(pod(json!({"nodeSelector": {"disk": "ssd"}})), &nodes());
         let label = "its label disk is hdd, not ssd\n    → kubectl label --overwrite node tainted \
                      disk=ssd";

@@ -77,7 +77,8 @@ impl Tally {
         self.0.values().copied()
     }
 
-    pub fn len(&self) -> usize {
+    /// How many values there are.
+    pub fn domains(&self) -> usize {
         self.0.len()
     }
 }

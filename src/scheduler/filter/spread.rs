@@ -85,7 +85,7 @@ struct State {
 
 impl State {
     fn find_least(&mut self, constraint: &Constraint) {
-        let few = (self.domains.len() as i64) < constraint.min_domains;
+        let few = (self.domains.domains() as i64) < constraint.min_domains;
         self.least = if few { 0 } else { self.domains.values().min().unwrap_or(0) };
     }
 }

@@ -9,6 +9,7 @@ mod preempt;
 mod rules;
 mod speed;
 mod spread;
+mod storm;
 mod volumes;
 
 use std::sync::Arc;
