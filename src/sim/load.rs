@@ -82,6 +82,25 @@ pub async fn create(
     }
 }
 
+/// Deletes pods by name; those that are gone already are no loss.
+///
+/// # Errors
+/// The server refused, or the connection broke.
+pub async fn delete(
+    connection: &Connection,
+    names: impl Iterator<Item = &String>,
+) -> anyhow::Result<()> {
+    let paths = names.map(|name| format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}"));
+    stream::iter(paths)
+        .map(|path| {
+            let connection = connection.clone();
+            async move { connection.must("DELETE", &path, Kind::Json, None, &[404]).await }
+        })
+        .buffer_unordered(CREATING)
+        .try_for_each(|_| async { Ok(()) })
+        .await
+}
+
 async fn deployments(connection: &Connection, pods: usize) -> anyhow::Result<()> {
     let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/deployments");
     let mut left = pods;

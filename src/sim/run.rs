@@ -13,10 +13,10 @@ use super::check;
 use super::fault::{self, Fault, Kind};
 use super::figures::{Table, fdatasync, ms, percentile, seconds};
 use super::hollow::{Fleet, Node};
-use super::load::{self, NAMESPACE};
+use super::load;
 use super::probe::{self, Samples};
 use super::server::Server;
-use super::wire::{self, Connection};
+use super::wire::Connection;
 use crate::base::rng::Rng;
 use crate::base::shutdown::Shutdown;
 
@@ -234,8 +234,11 @@ impl Simulation {
             _ => {}
         }
         self.pod_figures(start, table, say);
-        let each = (self.server.cpu_seconds() - cpu) / wanted as f64;
-        table.add("server's processor time a pod", ms(Duration::from_secs_f64(each.max(0.0))));
+        if no_faults {
+            // A server that was killed took its count with it.
+            let each = (self.server.cpu_seconds() - cpu) / wanted as f64;
+            table.add("server's processor time a pod", ms(Duration::from_secs_f64(each.max(0.0))));
+        }
         Ok(())
     }
 
@@ -282,11 +285,9 @@ impl Simulation {
             Kind::DeletePods => {
                 let connection = self.server.connect().await?;
                 let pods = check::pods(&connection).await?;
-                for at in fault::choose(&mut self.rng, pods.len(), fault.share) {
-                    let name = &pods[at].metadata.name;
-                    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}");
-                    connection.must("DELETE", &path, wire::Kind::Json, None, &[404]).await?;
-                }
+                let chosen = fault::choose(&mut self.rng, pods.len(), fault.share);
+                let names = chosen.iter().map(|at| &pods[*at].metadata.name);
+                load::delete(&connection, names).await?;
             }
             Kind::CrashServer => self.server.crash().await?,
         }

@@ -124,7 +124,8 @@ fn a_claim_that_waits_gets_its_volume_where_the_pod_goes() {
     assert_eq!(told(&snapshot, &pod("p", uses("data"))), "goes to b");
     let claim = snapshot.volumes.claim("default", "data").expect("it is there").clone();
     let at = snapshot.node("b").expect("a node").node.clone();
-    let steps = plan::plan(&snapshot.volumes, &[claim.clone()], &at).expect("there is one");
+    let steps =
+        plan::plan(&snapshot.volumes, std::slice::from_ref(&claim), &at).expect("there is one");
     let [plan::Step::Claim { volume, .. }] = &steps[..] else { panic!("{steps:?}") };
     assert_eq!(volume.name, "right");
     // Promised to this claim, it is no other's.
