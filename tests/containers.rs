@@ -13,18 +13,21 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 /// A cluster whose agents leave nothing behind on this machine, whatever a test does.
-struct Machine(Cluster);
+struct Machine {
+    cluster: Cluster,
+    agents: usize,
+}
 
 impl Deref for Machine {
     type Target = Cluster;
     fn deref(&self) -> &Cluster {
-        &self.0
+        &self.cluster
     }
 }
 
 impl DerefMut for Machine {
     fn deref_mut(&mut self) -> &mut Cluster {
-        &mut self.0
+        &mut self.cluster
     }
 }
 
@@ -32,7 +35,7 @@ impl Machine {
     fn with_agents(count: usize) -> Self {
         let runc = Command::new("runc").arg("--version").output();
         assert!(runc.is_ok(), "runc is not installed (tests/run.sh does it)");
-        Self(Cluster::with_agents(count))
+        Self { cluster: Cluster::with_agents(count), agents: count }
     }
 
     fn containers(&self, agent: usize) -> PathBuf {
@@ -42,10 +45,16 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        for agent in 0..8 {
+        for agent in 0..self.agents {
+            // First, so that nothing that is ended here is started again.
+            self.cluster.kill_agent(agent);
             let dir = self.containers(agent);
-            if !dir.exists() {
-                continue;
+            for pod in std::fs::read_dir(dir.join("pods")).into_iter().flatten().flatten() {
+                let kept = std::fs::read(pod.path().join("sandbox.json")).unwrap_or_default();
+                let kept: Value = serde_json::from_slice(&kept).unwrap_or_default();
+                if let Some(pause) = kept["pause"].as_u64() {
+                    let _ = Command::new("kill").args(["-9", &pause.to_string()]).output();
+                }
             }
             let root = dir.join("runc");
             let list = Command::new("runc").arg("--root").arg(&root).args(["list", "-q"]).output();
@@ -233,7 +242,7 @@ metadata: {name: nobody}
 spec: {selector: {app: nobody}, ports: [{port: 80}]}
 ";
 
-fn web(image: &str) -> String {
+fn web(image: &str, node_port: u16) -> String {
     format!(
         "
 apiVersion: v1
@@ -251,7 +260,7 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {{name: web}}
-spec: {{type: NodePort, selector: {{app: web}}, ports: [{{port: 80}}]}}
+spec: {{type: NodePort, selector: {{app: web}}, ports: [{{port: 80, nodePort: {node_port}}}]}}
 "
     )
 }
@@ -312,7 +321,7 @@ fn containers_and_wasm_reach_each_other_by_address_service_and_name() {
     let cluster = Machine::with_agents(2);
     let image = plain(&cluster);
     cluster.apply(WASM_SERVER);
-    cluster.apply(&web(&image));
+    cluster.apply(&web(&image, 31_801));
     cluster.ok(&["wait", "--for=condition=Ready", "pod/handler", "pod/web", "--timeout=80s"]);
     let (handler, web) = (
         shown(&cluster, "pod/handler", ".status.podIP"),
@@ -369,7 +378,7 @@ fn containers_outlive_the_agent_and_are_found_again() {
     let mut cluster = Machine::with_agents(1);
     let image = plain(&cluster);
     cluster.apply(WASM_SERVER);
-    cluster.apply(&web(&image));
+    cluster.apply(&web(&image, 31_802));
     let counter = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "counter"},
         "spec": {"terminationGracePeriodSeconds": 1, "containers": [{
@@ -389,6 +398,7 @@ fn containers_outlive_the_agent_and_are_found_again() {
         "pod/web",
         "pod/counter",
         "pod/short",
+        "pod/handler",
         "--timeout=80s",
     ]);
     let id = |name: &str| shown(&cluster, name, ".status.containerStatuses[0].containerID");
@@ -566,6 +576,41 @@ fn probes_and_hooks_act_in_the_container() {
 }
 
 #[test]
+fn commands_from_outside_run_in_the_container() {
+    let cluster = Machine::with_agents(1);
+    let image = plain(&cluster);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "told"},
+        "spec": {"terminationGracePeriodSeconds": 1,
+            "volumes": [{"name": "v", "emptyDir": {}}],
+            "containers": [{"name": "a", "image": image, "command": ["sleep", "4000"],
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]},
+    });
+    cluster.apply(&pod.to_string());
+    cluster.ok(&["wait", "--for=condition=Ready", "pod/told", "--timeout=80s"]);
+    let said =
+        cluster.kubectl(&["exec", "told", "--", "sh", "-c", "echo out; echo err >&2; exit 4"]);
+    assert!(said.text.contains("out\n") && said.text.contains("err\n"), "{}", said.text);
+    assert_eq!(said.code, Some(4), "{}", said.text);
+    let said = cluster.ok_with(&["exec", "-i", "told", "--", "tr", "a-z", "A-Z"], "typed\n");
+    assert_eq!(said, "TYPED\n");
+    let said = cluster.kubectl(&["exec", "told", "--", "no-such-program"]);
+    assert!(!said.succeeded && said.text.contains("not found"), "{}", said.text);
+    let local = cluster.path().join("copied");
+    std::fs::write(&local, "by cp").expect("written");
+    cluster.ok(&["cp", &local.display().to_string(), "told:/v/copied"]);
+    assert_eq!(cluster.ok(&["exec", "told", "--", "cat", "/v/copied"]), "by cp");
+    // A terminal, as `script` gives kubectl one.
+    let typed = format!(
+        "kubectl --kubeconfig {} exec -it told -- sh -c 'tty; stty size; echo done'",
+        cluster.kubeconfig().display()
+    );
+    let said = Command::new("script").args(["-qec", &typed, "/dev/null"]).output();
+    let said = String::from_utf8_lossy(&said.expect("script runs").stdout).into_owned();
+    assert!(said.contains("/dev/pts/0") && said.contains("done"), "{said}");
+}
+
+#[test]
 fn wasm_and_containers_of_one_pod_share_localhost_and_volumes() {
     let cluster = Machine::with_agents(1);
     let image = plain(&cluster);
@@ -636,9 +681,11 @@ fn datagrams_go_both_ways_and_come_from_whom_they_say() {
             "name": "a", "image": image, "command": ["udp", "serve", "9000"]}]},
     });
     cluster.apply(&server.to_string());
-    cluster.apply(
-        "{apiVersion: v1, kind: Service, metadata: {name: udp}, spec: {selector: {app: udp}, ports: [{port: 90, targetPort: 9000, protocol: UDP}]}}",
-    );
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "udp"},
+        "spec": {"selector": {"app": "udp"}, "ports": [{"port": 90, "targetPort": 9000, "protocol": "UDP"}]},
+    });
+    cluster.apply(&service.to_string());
     cluster.ok(&["wait", "--for=condition=Ready", "pod/udp", "--timeout=80s"]);
     let service = shown(&cluster, "svc/udp", ".spec.clusterIP");
     for node in ["node-0", "node-1"] {

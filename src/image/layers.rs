@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/HEX/      what overlayfs takes as a lower directory; HEX: 32 digits of the chain id
+//! DIR/HEX.diff  the sha256 of the tar that it was made from
 //! DIR/tmp/      layers that are still being unpacked
 //! ```
 //! Whiteouts become overlayfs' own: a character device 0/0 hides a name, the attribute
@@ -15,7 +16,7 @@
 //! it before it is used, so no archive reaches outside of its layer. The directory is the node's
 //! alone, so nobody changes it meanwhile.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
@@ -37,6 +38,8 @@ const ENTRIES_MAX: u64 = 2_000_000;
 /// Symbolic links on the way to one file.
 const LINKS_MAX: usize = 40;
 const PATH_BYTES_MAX: usize = 4096;
+/// What the name of a layer's digest ends with.
+const DIFF_ID: &str = ".diff";
 
 /// See the module.
 pub struct Layers {
@@ -96,21 +99,20 @@ impl Layers {
         Ok(lower)
     }
 
-    /// Removes all layers but those of the images whose `diff_ids` are given, lists lowest first.
-    /// Nothing may be running on the others.
-    pub fn keep(&self, images: &[Vec<String>]) {
-        let kept: std::collections::HashSet<PathBuf> = images
-            .iter()
-            .flat_map(|diff_ids| chain_ids(diff_ids))
-            .map(|id| self.path(&id))
-            .collect();
+    /// Removes the layers whose `diff_ids` no image has any more. An image that something runs on
+    /// must be among them.
+    pub fn keep(&self, diff_ids: &HashSet<String>) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
-            if path != self.tmp
-                && !kept.contains(&path)
-                && let Err(error) = fs::remove_dir_all(&path)
-            {
-                tracing::warn!(path = %path.display(), %error, "an unused layer was not removed");
+            let Some(layer) = path.to_str().and_then(|text| text.strip_suffix(DIFF_ID)) else {
+                continue;
+            };
+            if fs::read_to_string(&path).is_ok_and(|id| diff_ids.contains(&id)) {
+                continue;
+            }
+            let removed = remove(Path::new(layer)).and_then(|()| fs::remove_file(&path));
+            if let Err(error) = removed {
+                tracing::warn!(layer, %error, "an unused layer was not removed");
             }
         }
     }
@@ -141,6 +143,9 @@ impl Layers {
         let root = self.tmp.join(serial.to_string());
         let unpacked = unpack_into(&root, lower, tar, diff_id).and_then(|()| {
             let path = self.path(chain_id);
+            // Before the layer itself, so that none is there that cannot be told.
+            let sidecar = format!("{}{DIFF_ID}", path.display());
+            fs::write(sidecar, diff_id).map_err(|error| error.to_string())?;
             match fs::rename(&root, &path) {
                 Ok(()) => Ok(path),
                 // Two pods pulled it at once; both are the same.

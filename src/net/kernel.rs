@@ -374,7 +374,10 @@ impl Fabric {
                     Protocol::Tcp => &mut refused.tcp,
                     Protocol::Udp => &mut refused.udp,
                 };
-                list.extend(service.table.cluster_ips.iter().map(|ip| (*ip, port.port)));
+                // The cluster's DNS has a Service's address and answers there itself.
+                let served = |ip: &&IpAddr| tables.local(**ip).is_none();
+                let ips = service.table.cluster_ips.iter().filter(served);
+                list.extend(ips.map(|ip| (*ip, port.port)));
             }
         }
         refused.tcp.sort_unstable();

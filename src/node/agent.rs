@@ -254,6 +254,7 @@ async fn sweep_containers(node: &Node) {
 /// Removes the volumes of pods that nobody knows any more: what an agent left that was killed
 /// while it cleaned up.
 fn sweep(node: &Node) {
+    node.layers.keep(&node.images.known_layers());
     let known: HashSet<String> = node.workers.lock().keys().cloned().collect();
     let memory = memory_root(&node.config.data_dir);
     let roots = [Some(node.config.data_dir.join("volumes")), memory].into_iter().flatten();

@@ -188,13 +188,15 @@ proptest! {
 
 #[test]
 fn layers_of_images_that_are_gone_are_removed() {
-    let (_dir, layers) = store();
+    let (dir, layers) = store();
     let archives: Vec<Vec<u8>> =
         ["1", "2", "3"].map(|text| Archive::new().file("a", text).bytes()).into();
     let ids: Vec<String> = archives.iter().map(|bytes| diff_id(bytes)).collect();
     let both = unpack(&layers, archives[..2].to_vec()).expect("unpacked");
     let other = unpack(&layers, archives[2..].to_vec()).expect("unpacked");
-    layers.keep(&[ids[..2].to_vec()]);
+    layers.keep(&ids[..2].iter().cloned().collect());
     assert!(both.iter().all(|path| path.is_dir()));
     assert!(!other[0].exists());
+    let left = fs::read_dir(dir.path().join("store")).expect("there").count();
+    assert_eq!(left, 5, "two layers, their digests, tmp");
 }

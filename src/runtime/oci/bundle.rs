@@ -18,7 +18,10 @@ pub struct Machine {
     pub unified_cgroups: bool,
     /// Whether the kernel counts swap.
     pub counts_swap: bool,
-    pub last_capability: usize,
+    /// Capabilities that can be handed on, a bit each.
+    pub capabilities: u64,
+    /// Nothing may be killed later than this says: below it only the machine's own root may go.
+    pub oom_score_min: i32,
     /// Devices of the host, for what is privileged or asks for some.
     pub devices: Vec<Device>,
 }
@@ -51,11 +54,11 @@ pub fn document(
         &spec.capabilities_add,
         &spec.capabilities_drop,
         spec.privileged,
-        machine.last_capability,
+        machine.capabilities,
     )?;
     let mut config = json!({
         "ociVersion": "1.0.2",
-        "process": process(spec, user, &capabilities),
+        "process": process(spec, user, &capabilities, machine),
         "root": {"path": "rootfs", "readonly": spec.root.read_only},
         "mounts": mounts(spec, sandbox, machine, dir),
         "linux": {
@@ -87,7 +90,7 @@ pub fn document(
     Ok(config)
 }
 
-fn process(spec: &ContainerSpec, user: &User, capabilities: &[String]) -> Value {
+fn process(spec: &ContainerSpec, user: &User, capabilities: &[String], machine: &Machine) -> Value {
     let mut env: Vec<String> = spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
     if !spec.env.contains_key("PATH") {
         env.push(PATH.to_owned());
@@ -108,7 +111,7 @@ fn process(spec: &ContainerSpec, user: &User, capabilities: &[String]) -> Value 
             "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
         },
         "noNewPrivileges": spec.no_new_privileges && !spec.privileged,
-        "oomScoreAdj": spec.resources.oom_score,
+        "oomScoreAdj": spec.resources.oom_score.max(machine.oom_score_min),
     });
     if let Some(profile) = spec.apparmor.as_ref().filter(|_| !spec.privileged) {
         process["apparmorProfile"] = json!(profile);

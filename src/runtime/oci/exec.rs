@@ -327,7 +327,6 @@ async fn pour(
     loop {
         let len = from.read(&mut buffer).await?;
         if len == 0 {
-            let _ = to.shutdown().await;
             return Ok(());
         }
         to.write_all(&buffer[..len]).await?;

@@ -302,11 +302,13 @@ fn prepare(
     let passwd = users::read_within(&root, "etc/passwd");
     let group = users::read_within(&root, "etc/group");
     let user = users::resolve(&spec.user, &passwd, &group).map_err(ContainerError::Config)?;
+    let available = security::available();
     let machine = Machine {
         unified_cgroups: tools.unified_cgroups,
         counts_swap: tools.unified_cgroups
             || Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
-        last_capability: security::last_capability(),
+        capabilities: available,
+        oom_score_min: security::oom_score_min(available),
         devices: devices(spec)?,
     };
     let config =

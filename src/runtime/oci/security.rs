@@ -65,13 +65,24 @@ const ALL_CAPABILITIES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// The newest that this kernel has.
-pub fn last_capability() -> usize {
-    let text = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
-    text.trim().parse().unwrap_or(ALL_CAPABILITIES.len() - 1)
+/// Those that this process may hand on, a bit each: it is itself held in by somebody, often.
+pub fn available() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX)
 }
 
-/// The capabilities of a container, with their prefix, sorted. `last` is the newest of the kernel.
+/// The lowest score that this process may give: without the right to more, its own.
+pub fn oom_score_min(available: u64) -> i32 {
+    const SYS_RESOURCE: u32 = 24;
+    if available >> SYS_RESOURCE & 1 == 1 {
+        return -1000;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    own.trim().parse().unwrap_or(0)
+}
+
+/// The capabilities of a container, with their prefix, sorted; none but those `available`.
 ///
 /// # Errors
 /// A name that no kernel knows.
@@ -79,9 +90,8 @@ pub fn capabilities(
     add: &[String],
     drop: &[String],
     privileged: bool,
-    last: usize,
+    available: u64,
 ) -> Result<Vec<String>, String> {
-    let known = &ALL_CAPABILITIES[..ALL_CAPABILITIES.len().min(last + 1)];
     let bare = |name: &String| {
         let name = name.to_uppercase();
         name.strip_prefix("CAP_").map_or(name.clone(), str::to_owned)
@@ -94,8 +104,11 @@ pub fn capabilities(
         return Err(format!("unknown capability to add: {wrong:?}"));
     }
     let has = |list: &[String], name: &str| list.iter().any(|n| n == name);
-    let mut all: Vec<String> = known
+    let mut all: Vec<String> = ALL_CAPABILITIES
         .iter()
+        .enumerate()
+        .filter(|(number, _)| available >> number & 1 == 1)
+        .map(|(_, name)| name)
         .filter(|name| {
             if privileged || has(&add, name) {
                 return true;
@@ -226,7 +239,7 @@ mod tests {
     #[test]
     fn capabilities_are_added_to_and_dropped_from_the_defaults() {
         let of = |add: &[&str], drop: &[&str]| {
-            capabilities(&list(add), &list(drop), false, 40).expect("known names")
+            capabilities(&list(add), &list(drop), false, u64::MAX).expect("known names")
         };
         assert_eq!(of(&[], &[]).len(), DEFAULT_CAPABILITIES.len());
         assert!(of(&["NET_ADMIN"], &[]).contains(&"CAP_NET_ADMIN".to_owned()));
@@ -234,8 +247,10 @@ mod tests {
         assert!(!of(&[], &["CHOWN"]).contains(&"CAP_CHOWN".to_owned()));
         assert_eq!(of(&["ALL"], &[]).len(), 41);
         assert_eq!(of(&["ALL"], &["SYS_ADMIN"]).len(), 40);
-        assert_eq!(capabilities(&[], &[], true, 37).expect("all").len(), 38);
-        assert!(capabilities(&list(&["FLY"]), &[], false, 40).expect_err("no").contains("FLY"));
+        assert_eq!(capabilities(&[], &[], true, (1 << 38) - 1).expect("all").len(), 38);
+        assert!(
+            capabilities(&list(&["FLY"]), &[], false, u64::MAX).expect_err("no").contains("FLY")
+        );
     }
 
     #[test]

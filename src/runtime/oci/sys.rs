@@ -195,13 +195,13 @@ pub fn in_own_session(command: &mut std::process::Command) -> &mut std::process:
 /// Whether a file stands for a namespace, so that it was mounted since the machine started.
 pub fn is_namespace(path: &Path) -> bool {
     const NSFS_MAGIC: i64 = 0x6e73_6673;
-    rustix::fs::statfs(path).is_ok_and(|found| found.f_type as i64 == NSFS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == NSFS_MAGIC)
 }
 
 /// Whether cgroups are those of version 2 alone.
 pub fn has_unified_cgroups() -> bool {
     const CGROUP2_MAGIC: i64 = 0x6367_7270;
-    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type as i64 == CGROUP2_MAGIC)
+    rustix::fs::statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type == CGROUP2_MAGIC)
 }
 
 /// Enters a namespace of the network with the calling thread.

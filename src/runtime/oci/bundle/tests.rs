@@ -52,7 +52,8 @@ fn made(spec: &ContainerSpec, sandbox: &SandboxSpec, unified: bool) -> Value {
     let machine = Machine {
         unified_cgroups: unified,
         counts_swap: true,
-        last_capability: 40,
+        capabilities: u64::MAX,
+        oom_score_min: -1000,
         devices: Vec::new(),
     };
     document(spec, sandbox, &User::default(), &machine, Path::new("/s")).expect("a config")
