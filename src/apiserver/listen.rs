@@ -17,6 +17,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -39,6 +40,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 /// A client that says nothing is asked after this, and gone if it does not answer in time.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
+/// The same for connections that were switched to another protocol, by the kernel.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const STREAMS_MAX: u32 = 1000;
 /// After an error of `accept` (no descriptors left) the listener rests.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -123,6 +127,9 @@ impl Connection {
     async fn serve(self, stream: TcpStream, acceptor: TlsAcceptor) {
         // A small answer must not wait for an acknowledgement of the one before.
         let _ = stream.set_nodelay(true);
+        // A client that vanished must not hold what streams to it for ever.
+        let alive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&alive);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {

@@ -5,12 +5,15 @@ use std::io;
 use std::time::Duration;
 
 use futures::{AsyncBufRead, TryStreamExt};
-use http::{Method, Request, Response, Uri, header};
+use http::{Method, Request, Response, StatusCode, Uri, header};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use kube::client::Body;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
+use crate::stream::upgrade::{self, Offer, Protocol, Purpose, Transport};
 
 /// Whole objects.
 pub const JSON: &str = "application/json";
@@ -158,7 +161,16 @@ impl Connection {
         if code.is_success() {
             return Ok(response);
         }
-        let bytes = self.collect(response).await?;
+        Err(self.refusal(path, response).await)
+    }
+
+    /// What an answer says that is no success.
+    async fn refusal(&self, path: &str, response: Response<Body>) -> Failure {
+        let code = response.status();
+        let bytes = match self.collect(response).await {
+            Ok(bytes) => bytes,
+            Err(failure) => return failure,
+        };
         let answer = match serde_json::from_slice::<Value>(&bytes) {
             Ok(status) if status["kind"] == "Status" => status,
             _ => {
@@ -176,7 +188,52 @@ impl Connection {
                 json!({"code": code.as_u16(), "reason": reason, "message": text})
             }
         };
-        Err(Failure::status(answer))
+        Failure::status(answer)
+    }
+
+    /// Switches a connection to one of `protocols` over WebSocket.
+    ///
+    /// # Errors
+    /// As [`Self::get`], and a server that does not switch.
+    pub async fn upgrade(
+        &self,
+        path: &str,
+        purpose: Purpose,
+        protocols: &[&str],
+    ) -> Result<(TokioIo<Upgraded>, Protocol), Failure> {
+        let mut key = [0; 16];
+        let random = ring::rand::SystemRandom::new();
+        ring::rand::SecureRandom::fill(&random, &mut key)
+            .map_err(|_| Failure::other("this machine gives no random numbers"))?;
+        let mut request = Request::builder()
+            .uri(path)
+            .header(header::USER_AGENT, concat!("coracle/", env!("CARGO_PKG_VERSION")))
+            .body(Body::empty())
+            .map_err(|error| Failure::usage(format!("{path} is no path of the API: {error}")))?;
+        request.headers_mut().extend(upgrade::ask(Transport::WebSocket, protocols, key));
+        let asked = async { self.client.send(request).await.map_err(|error| self.explain(&error)) };
+        let mut response = self.in_time(path, asked).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(self.refusal(path, response).await);
+        }
+        let chosen = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL);
+        let chosen: Vec<String> =
+            chosen.and_then(|v| v.to_str().ok()).map(str::to_owned).into_iter().collect();
+        let offer = Offer { transport: Transport::WebSocket, protocols: chosen };
+        let protocol = offer.choose(purpose).map_err(|_| {
+            Failure::other(format!(
+                "the server at {} switched to no protocol that was offered ({})",
+                self.address,
+                protocols.join(", ")
+            ))
+        })?;
+        let upgraded = hyper::upgrade::on(&mut response).await.map_err(|error| {
+            Failure::Connection(format!(
+                "error: the connection to the server at {} was not switched: {error}",
+                self.address
+            ))
+        })?;
+        Ok((TokioIo::new(upgraded), protocol))
     }
 
     /// Sends a request as it is; whatever is answered is an answer.

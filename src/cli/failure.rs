@@ -23,6 +23,9 @@ pub enum Failure {
     /// The connection to the server failed, in kubectl's words.
     #[error("{0}")]
     Connection(String),
+    /// A command that ran elsewhere ended with this exit code, which becomes ours.
+    #[error("command terminated with exit code {0}")]
+    Ended(i32),
     /// Whoever read the output has gone: no error of ours.
     #[error("the output was closed")]
     OutputClosed,
@@ -71,6 +74,7 @@ impl Failure {
         match self {
             Self::Usage(_) => 2,
             Self::OutputClosed => 0,
+            Self::Ended(code) => u8::try_from(*code).unwrap_or(1),
             _ => 1,
         }
     }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`server`] | the control plane: store, API server, scheduler, controllers |
 //! | [`agent`] | a worker |
-//! | [`verbs`] | `apply`, `get`, `describe`, `delete`, `logs`, `scale`, `rollout`, `wait` |
+//! | [`verbs`] | `apply`, `get`, `describe`, `delete`, `logs`, `exec`, `cp`, `port-forward`, `scale`, … |
 //! | [`images`] | `push`, `images`: the cluster's registry |
 //! | [`demo`] | both, as processes of this machine, with something to look at |
 //! | [`top`] | the live view of any cluster |

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::pod::env::{Data, Lookup};
+use super::pod::spec::ephemeral;
 use super::pod::volumes::payload::references;
 use super::store::NodeStore;
 use crate::base::shutdown::Shutdown;
@@ -97,7 +98,9 @@ pub fn of_pod(pod: &Pod) -> BTreeSet<Reference> {
     for secret in spec.image_pull_secrets.iter().flatten().filter(|s| !s.name.is_empty()) {
         add(Kind::Secret, &secret.name);
     }
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+    let added = ephemeral(spec);
+    let own = spec.init_containers.iter().flatten().chain(&spec.containers);
+    for container in own.chain(&added) {
         for source in container.env_from.iter().flatten() {
             source.config_map_ref.iter().for_each(|r| add(Kind::ConfigMap, &r.name));
             source.secret_ref.iter().for_each(|r| add(Kind::Secret, &r.name));

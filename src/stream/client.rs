@@ -19,7 +19,8 @@ pub struct RemoteCommand {
     pub stdin: Option<ChannelWriter>,
     pub stdout: Option<Reader>,
     pub stderr: Option<Reader>,
-    resize: ChannelWriter,
+    /// With a terminal: where [`tell_size`] tells its size.
+    pub resize: Option<ChannelWriter>,
     error: Reader,
     channels: Channels,
 }
@@ -36,20 +37,20 @@ where
     let channels = Channels::start(io, Role::Client, inlets).await;
     let tells_end = protocol == Protocol::WebSocketV5;
     let stdin = asked.stdin.then(|| channels.writer(channel::STDIN, tells_end));
-    let resize = channels.writer(channel::RESIZE, false);
+    let resize = asked.tty.then(|| channels.writer(channel::RESIZE, false));
     RemoteCommand { stdin, stdout, stderr, resize, error, channels }
 }
 
-impl RemoteCommand {
-    /// Tells the size of the terminal.
-    ///
-    /// # Errors
-    /// The connection is gone.
-    pub async fn resize(&mut self, size: TerminalSize) -> std::io::Result<()> {
-        let text = serde_json::to_vec(&size).expect("a size is JSON");
-        self.resize.write_all(&text).await
-    }
+/// Tells the size of the terminal.
+///
+/// # Errors
+/// The connection is gone.
+pub async fn tell_size(resize: &mut ChannelWriter, size: TerminalSize) -> std::io::Result<()> {
+    let text = serde_json::to_vec(&size).expect("a size is JSON");
+    resize.write_all(&text).await
+}
 
+impl RemoteCommand {
     /// Waits for the end of the command. Its output is to be read meanwhile.
     pub async fn outcome(&mut self) -> Outcome {
         let mut status = Vec::new();

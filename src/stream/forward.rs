@@ -4,6 +4,7 @@
 //! `requestid`; over plain WebSocket each port of the request has one connection, on two channels.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
@@ -15,6 +16,8 @@ use super::{Connection, StreamError, Writer};
 
 /// Ports of one plain WebSocket request.
 pub const PORTS_MAX: usize = 64;
+/// How long a client may go on to write to a pod that has ended its side.
+const LINGER: Duration = Duration::from_secs(1);
 /// Connections whose second stream has not come yet.
 const HALVES_MAX: usize = 256;
 
@@ -62,7 +65,8 @@ where
     F: Fn(Forward) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    let (_session, mut incoming) = Session::start(io, spdy::Role::Server);
+    let (session, mut incoming) = Session::start(io, spdy::Role::Server);
+    let _guard = session.guard();
     let mut halves: HashMap<String, Stream> = HashMap::new();
     // Dropped with this: no forwarded connection outlives the client's.
     let mut running = JoinSet::new();
@@ -169,17 +173,41 @@ where
 {
     let Forward { port, mut data, mut error } = forward;
     match dial(port).await {
-        Ok(mut connection) => {
-            if let Err(broken) = tokio::io::copy_bidirectional(&mut data, &mut connection).await {
-                tracing::debug!(port, error = %broken, "a forwarded connection broke");
-            }
-        }
+        Ok(connection) => carry(&mut data, connection).await,
         Err(refused) => {
             let _ = error.write_all(refused.as_bytes()).await;
         }
     }
     let _ = data.shutdown().await;
     let _ = error.shutdown().await;
+}
+
+/// Carries both directions. A client may end its own and wait for the answer as long as it takes;
+/// where the pod has ended, nothing is left to wait for, and clients over plain WebSocket have no
+/// way to end theirs.
+async fn carry(data: &mut Box<dyn Connection>, connection: Box<dyn Connection>) {
+    let (mut from_client, mut to_client) = tokio::io::split(data);
+    let (mut from_pod, mut to_pod) = tokio::io::split(connection);
+    let mut up = std::pin::pin!(async {
+        tokio::io::copy(&mut from_client, &mut to_pod).await?;
+        to_pod.shutdown().await
+    });
+    let down = async {
+        tokio::io::copy(&mut from_pod, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    let mut down = std::pin::pin!(down);
+    let ended = tokio::select! {
+        ended = &mut down => {
+            let _ = tokio::time::timeout(LINGER, up).await;
+            ended
+        }
+        // Also where the pod broke off: what it has sent before is still worth carrying.
+        _ = &mut up => down.await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a forwarded connection broke");
+    }
 }
 
 #[cfg(test)]

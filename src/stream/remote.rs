@@ -161,6 +161,8 @@ where
     Io: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (session, mut incoming) = Session::start(io, spdy::Role::Server);
+    // A client that is too slow is dropped with this.
+    let guard = session.guard();
     let wanted = [
         ("error", true),
         ("stdin", asked.stdin),
@@ -202,6 +204,7 @@ where
         stderr: take("stderr").map(|s| Box::new(s) as Writer),
         resizes,
     };
+    guard.disarm();
     Ok((streams, Peer { wire: Wire::Spdy { session, error } }))
 }
 
@@ -236,8 +239,8 @@ impl Peer {
         }
     }
 
-    /// Tells how the command ended, behind all that was written, and closes the connection. The
-    /// streams are to be dropped before.
+    /// Tells how the command ended, behind all that was written, and lets the client close the
+    /// connection. The streams are to be dropped before.
     pub async fn finish(self, outcome: &Outcome) {
         let status = outcome.status().to_string();
         let finished = async {
@@ -248,16 +251,18 @@ impl Peer {
                     channels.gone().await;
                 }
                 Wire::Spdy { session, mut error } => {
-                    let _ = error.write_all(status.as_bytes()).await;
-                    let _ = error.shutdown().await;
-                    drop(error);
-                    session.close();
-                    session.ended().await;
+                    let told = async {
+                        let _ = error.write_all(status.as_bytes()).await;
+                        let _ = error.shutdown().await;
+                        session.ended().await;
+                    };
+                    let _ = tokio::time::timeout(FINISH_WITHIN, told).await;
+                    session.abort();
                 }
             }
         };
         // A client that does not read is left alone.
-        let _ = tokio::time::timeout(FINISH_WITHIN, finished).await;
+        let _ = tokio::time::timeout(FINISH_WITHIN * 2, finished).await;
     }
 }
 
@@ -347,6 +352,7 @@ mod tests {
             stdout.read_to_string(&mut out).await.expect("read");
             error.read_to_end(&mut status).await.expect("read");
             let status = serde_json::from_slice(&status).expect("a status");
+            session.abort();
             (out, Outcome::of_status(&status))
         };
         let (size, told) = tokio::join!(server, asking);

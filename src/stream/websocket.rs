@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 pub use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_util::sync::{CancellationToken, PollSender};
 
 use super::{Reader, TerminalSize};
@@ -44,6 +45,11 @@ where
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
     WebSocketStream::from_raw_socket(io, role, Some(config)).await
+}
+
+/// The message that closes a WebSocket. Clients take one without a code for a failure.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// Where what comes on a channel goes.
@@ -89,7 +95,7 @@ impl Channels {
         let (sink, stream) = websocket(io, role).await.split();
         let (out, messages) = mpsc::channel(MESSAGES_QUEUED);
         let (gone, closing) = (CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(write(sink, messages, gone.clone()));
+        tokio::spawn(write(sink, messages, gone.clone(), closing.clone()));
         tokio::spawn(read(stream, inlets, gone.clone(), closing.clone()));
         Self { out, gone, closing }
     }
@@ -106,7 +112,7 @@ impl Channels {
 
     /// Closes the connection behind what was written so far.
     pub async fn close(&self) {
-        let _ = self.out.send(Message::Close(None)).await;
+        let _ = self.out.send(goodbye()).await;
         self.closing.cancel();
     }
 }
@@ -115,6 +121,7 @@ async fn write<Io>(
     mut sink: SplitSink<WebSocketStream<Io>, Message>,
     mut messages: mpsc::Receiver<Message>,
     gone: CancellationToken,
+    closing: CancellationToken,
 ) where
     Io: AsyncRead + AsyncWrite + Unpin,
 {
@@ -136,6 +143,9 @@ async fn write<Io>(
             return;
         }
     }
+    // Nobody is left to write: the connection is of no use any more.
+    let _ = sink.send(goodbye()).await;
+    closing.cancel();
 }
 
 async fn read<Io>(
@@ -254,6 +264,7 @@ impl AsyncWrite for ChannelWriter {
 pub struct Bytestream<Io> {
     socket: WebSocketStream<Io>,
     read: BytesMut,
+    said_goodbye: bool,
 }
 
 impl<Io> Bytestream<Io>
@@ -262,7 +273,8 @@ where
 {
     /// On a connection whose handshake is done.
     pub async fn start(io: Io, role: Role) -> Self {
-        Self { socket: websocket(io, role).await, read: BytesMut::new() }
+        let socket = websocket(io, role).await;
+        Self { socket, read: BytesMut::new(), said_goodbye: false }
     }
 }
 
@@ -317,11 +329,24 @@ where
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(Pin::new(&mut self.socket).poll_close(cx)) {
-            // The peer has closed first.
-            Ok(()) | Err(tokio_tungstenite::tungstenite::Error::ConnectionClosed) => {
-                Poll::Ready(Ok(()))
+        use tokio_tungstenite::tungstenite::Error::ConnectionClosed;
+        let closed = if self.said_goodbye {
+            ready!(Pin::new(&mut self.socket).poll_flush(cx))
+        } else {
+            match ready!(Pin::new(&mut self.socket).poll_ready(cx)) {
+                Ok(()) => {
+                    self.said_goodbye = true;
+                    match Pin::new(&mut self.socket).start_send(goodbye()) {
+                        Ok(()) => ready!(Pin::new(&mut self.socket).poll_flush(cx)),
+                        error => error,
+                    }
+                }
+                error => error,
             }
+        };
+        match closed {
+            // The peer has closed first.
+            Ok(()) | Err(ConnectionClosed) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(broken(error))),
         }
     }

@@ -41,7 +41,12 @@ pub(super) async fn serve(
     let namespace = context.namespace(resource);
     let entry = context.registry().entry(Target { resource, namespace, name }).await?;
     let pod = encoding::decode(resource, &entry)?;
-    admit(context, &pod, subresource).await?;
+    let kind = match subresource {
+        Subresource::Exec => "PodExecOptions",
+        Subresource::Attach => "PodAttachOptions",
+        _ => "PodPortForwardOptions",
+    };
+    admit(context, kind, Some(&pod)).await?;
     let path = path(context, &pod, namespace, name, subresource)?;
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
@@ -56,18 +61,17 @@ pub(super) async fn serve(
 }
 
 /// Plugins may refuse the connection, as they may a write.
-async fn admit(context: &Context, pod: &Object, subresource: Subresource) -> Result<(), ApiError> {
-    let kind = match subresource {
-        Subresource::Exec => "PodExecOptions",
-        Subresource::Attach => "PodAttachOptions",
-        _ => "PodPortForwardOptions",
-    };
+pub(super) async fn admit(
+    context: &Context,
+    kind: &str,
+    old: Option<&Object>,
+) -> Result<(), ApiError> {
     let request = admission::Request {
         operation: admission::Operation::Connect,
         attributes: &context.attributes,
         user: &context.user,
         kind,
-        old: Some(pod),
+        old,
         dry_run: false,
     };
     let mut options = serde_json::json!({"kind": kind, "apiVersion": "v1"});

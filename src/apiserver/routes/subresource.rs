@@ -47,7 +47,7 @@ pub(super) async fn serve(
         Subresource::Binding => pods::bind(context, resource, name, body).await,
         Subresource::Eviction => eviction::evict(context, resource, name, body).await,
         Subresource::Log => pods::log(context, resource, name).await,
-        Subresource::Proxy => proxy::node(context, resource, name, &path.rest, body).await,
+        Subresource::Proxy => proxy::serve(context, resource, name, &path.rest, body).await,
         Subresource::Token => token(context, resource, name, body).await,
         Subresource::Exec | Subresource::Attach | Subresource::PortForward => {
             stream::serve(context, resource, name, subresource).await

@@ -7,14 +7,14 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use serde_json::Value;
 
 use super::follow::line;
-use super::target::{self, Narrow, elements, name_of, namespace_of, selector_text};
+use super::pod;
+use super::target::{self, Narrow, elements, name_of, namespace_of};
 use crate::cli::call::{Connection, JSON, with_query};
 use crate::cli::duration;
 use crate::cli::failure::Failure;
 use crate::cli::out::Out;
-use crate::cli::resources::{Discovery, Resource};
+use crate::cli::resources::Discovery;
 
-const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// Lines of each pod where many were asked for and no --tail.
 const TAIL_OF_MANY: i64 = 10;
 /// Lines that wait to be printed.
@@ -229,37 +229,7 @@ async fn pods(
     if asked.kind == "Pod" && asked.group.is_empty() {
         return Ok(vec![object]);
     }
-    of_workload(connection, resource, &object, word, out).await.map(|pod| vec![pod])
-}
-
-/// The pod of a workload whose log says most: a running one, the oldest of them.
-async fn of_workload(
-    connection: &Connection,
-    pods: &Resource,
-    object: &Value,
-    word: &str,
-    out: &mut Out,
-) -> Result<Value, Failure> {
-    let selector = selector_text(&object["spec"]["selector"]).ok_or_else(|| {
-        Failure::other(format!("cannot get the logs from {word}: it selects no pods"))
-    })?;
-    let narrow = Narrow { selector: &selector, ..Narrow::default() };
-    let mut found = target::list(connection, pods, narrow).await?;
-    found.sort_by_key(|pod| {
-        let age = pod["metadata"]["creationTimestamp"].as_str().unwrap_or_default();
-        (pod["status"]["phase"] != "Running", age.to_owned())
-    });
-    let count = found.len();
-    let first = found.into_iter().next().ok_or_else(|| {
-        Failure::other(format!(
-            "{word} has no pods (yet): see `coracle get pods -l {selector}` and `coracle describe \
-             {word}`"
-        ))
-    })?;
-    if count > 1 {
-        out.note(format!("Found {count} pods, using pod/{}", name_of(&first)))?;
-    }
-    Ok(first)
+    pod::of_workload(connection, resource, &object, word, out).await.map(|pod| vec![pod])
 }
 
 /// The containers of a pod whose logs are asked for.
@@ -287,17 +257,7 @@ fn containers(args: &LogsArgs, pod: &Value, out: &mut Out) -> Result<Vec<String>
             all.join(", ")
         )));
     }
-    let annotated = pod["metadata"]["annotations"][DEFAULT_CONTAINER].as_str();
-    if let Some(name) = annotated.filter(|name| own.iter().any(|own| own == name)) {
-        return Ok(vec![name.to_owned()]);
-    }
-    let first = own.first().cloned().unwrap_or_default();
-    if all.len() > 1 {
-        let listed: Vec<String> =
-            own.iter().cloned().chain(init.iter().map(|name| format!("{name} (init)"))).collect();
-        out.note(format!("Defaulted container \"{first}\" out of: {}", listed.join(", ")))?;
-    }
-    Ok(vec![first])
+    pod::default_container(pod, out).map(|name| vec![name])
 }
 
 #[cfg(test)]
@@ -305,6 +265,7 @@ mod tests {
     use clap::Parser;
     use serde_json::json;
 
+    use super::pod::DEFAULT_CONTAINER;
     use super::*;
     use crate::cli::out::testing;
 

@@ -6,21 +6,27 @@
 //! | [`get`], [`describe`] | show objects |
 //! | [`delete`] | takes objects away, and waits until they are gone |
 //! | [`logs`] | what containers printed |
+//! | [`exec`], [`cp`], [`port_forward`] | reach into a pod |
 //! | [`scale`], [`rollout`] | change workloads |
 //! | [`wait`] | waits until objects are in a state |
 //! | [`why`] | tells why a pod is not scheduled |
 //!
-//! What they share: [`target`] reads `KIND NAME` and `KIND/NAME`, [`follow`] watches.
+//! What they share: [`target`] reads `KIND NAME` and `KIND/NAME`, [`follow`] watches, [`pod`] finds
+//! the pod and container that is meant.
 //!
 //! **Invariant:** no verb knows a kind by its type: the server tells what it serves and how it is
 //! shown.
 
 pub mod apply;
+pub mod cp;
 pub mod delete;
 pub mod describe;
+pub mod exec;
 pub mod follow;
 pub mod get;
 pub mod logs;
+pub mod pod;
+pub mod port_forward;
 pub mod rollout;
 pub mod scale;
 pub mod target;
@@ -49,6 +55,12 @@ pub enum Verb {
     Delete(delete::DeleteArgs),
     /// Print what the containers of a pod printed
     Logs(logs::LogsArgs),
+    /// Run a command in a container
+    Exec(exec::ExecArgs),
+    /// Copy files and directories to or from a container
+    Cp(cp::CpArgs),
+    /// Reach ports of a pod through ports of this machine
+    PortForward(port_forward::PortForwardArgs),
     /// Change how many replicas a workload has
     Scale(scale::ScaleArgs),
     /// Follow, look back at, undo, restart, pause or resume the rollout of a workload
@@ -101,6 +113,9 @@ async fn run_verb(verb: Verb, args: &ConnectionArgs, out: &mut Out) -> Result<()
         Verb::Describe(args) => describe::run(&args, &connection, out).await,
         Verb::Delete(args) => delete::run(&args, &connection, given, out).await,
         Verb::Logs(args) => logs::run(&args, &connection, out).await,
+        Verb::Exec(args) => exec::run(&args, &connection, out).await,
+        Verb::Cp(args) => cp::run(&args, &connection, out).await,
+        Verb::PortForward(args) => port_forward::run(&args, &connection, out).await,
         Verb::Scale(args) => scale::run(&args, &connection, out).await,
         Verb::Rollout(args) => rollout::run(&args, &connection, out).await,
         Verb::Wait(args) => wait::run(&args, &connection, out).await,

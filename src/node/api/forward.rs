@@ -1,10 +1,15 @@
-//! `/portForward/NAMESPACE/POD`: connections into the network of a pod.
+//! `/portForward/NAMESPACE/POD`: connections into the network of a pod; and
+//! `/podConnect/NAMESPACE/POD/PORT`: one such connection as it is, for the API server, which asks
+//! for it by an extended CONNECT with the protocol `connect-tcp`.
 
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use hyper::ext::Protocol as ConnectProtocol;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 
 use super::refuse;
 use super::upgrade::{Pairs, Switch, no_pod};
@@ -13,6 +18,9 @@ use crate::node::pod::worker::Handle;
 use crate::stream::Connection;
 use crate::stream::forward;
 use crate::stream::upgrade::{Protocol, Purpose};
+
+/// The `:protocol` of a connection that is handed through.
+const CONNECT_TCP: &str = "connect-tcp";
 
 pub async fn port_forward(
     State(node): State<Arc<Node>>,
@@ -59,6 +67,47 @@ pub async fn port_forward_by_uid(
     request: Request,
 ) -> Response {
     port_forward(state, Path((namespace, pod)), query, request).await
+}
+
+/// One connection to a port of a pod. It is made before it is answered, so that the API server
+/// learns why it cannot be.
+pub async fn connect(
+    State(node): State<Arc<Node>>,
+    Path((namespace, pod, port)): Path<(String, String, u16)>,
+    mut request: Request,
+) -> Response {
+    let protocol = request.extensions().get::<ConnectProtocol>().map(ConnectProtocol::as_str);
+    let wanted = protocol == Some(CONNECT_TCP);
+    let on = request.extensions_mut().remove::<OnUpgrade>();
+    let Some(on) = on.filter(|_| wanted) else {
+        let message = format!("an extended CONNECT with the protocol {CONNECT_TCP} is expected");
+        return refuse(StatusCode::BAD_REQUEST, message);
+    };
+    let Some(handle) = node.find(&namespace, &pod) else { return no_pod(&namespace, &pod) };
+    let network = handle.view.lock().ports.clone();
+    let Some(network) = network else {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, format!("pod {pod} does not run"));
+    };
+    let mut dialed = match network.dial(port).await {
+        Ok(dialed) => dialed,
+        Err(error) => {
+            let message = format!("dial tcp {pod}:{port}: connect: {error}");
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, message);
+        }
+    };
+    tokio::spawn(node.shutdown.clone().run_until_cancelled_owned(async move {
+        match on.await {
+            Ok(upgraded) => {
+                let mut upgraded = TokioIo::new(upgraded);
+                if let Err(error) = tokio::io::copy_bidirectional(&mut upgraded, &mut dialed).await
+                {
+                    tracing::debug!(%error, "a connection of the API server to a pod broke");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "a connection was not switched"),
+        }
+    }));
+    StatusCode::OK.into_response()
 }
 
 /// The ports that the query names, each its own parameter or several divided by commas.

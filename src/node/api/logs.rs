@@ -109,7 +109,9 @@ fn nothing_yet(
 fn status_of<'a>(status: Option<&'a PodStatus>, container: &str) -> Option<&'a ContainerStatus> {
     let status = status?;
     let init = status.init_container_statuses.iter().flatten();
-    init.chain(status.container_statuses.iter().flatten()).find(|s| s.name == container)
+    let added = status.ephemeral_container_statuses.iter().flatten();
+    let all = init.chain(status.container_statuses.iter().flatten()).chain(added);
+    all.into_iter().find(|s| s.name == container)
 }
 
 pub(super) async fn logs(
@@ -128,7 +130,9 @@ pub(super) async fn logs(
         let view = handle.view.lock();
         let spec = view.pod.spec.as_ref();
         let known = spec.is_some_and(|s| {
-            s.init_containers.iter().flatten().chain(&s.containers).any(|c| c.name == container)
+            let known = s.init_containers.iter().flatten().chain(&s.containers);
+            let mut added = s.ephemeral_containers.iter().flatten();
+            known.into_iter().any(|c| c.name == container) || added.any(|c| c.name == container)
         });
         if !known {
             let message = format!("container {container} is not valid for pod {name}");

@@ -51,6 +51,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/exec/{namespace}/{pod}/{uid}/{container}", any(remote::exec_by_uid))
         .route("/attach/{namespace}/{pod}/{container}", any(remote::attach))
         .route("/attach/{namespace}/{pod}/{uid}/{container}", any(remote::attach_by_uid))
+        .route("/podConnect/{namespace}/{pod}/{port}", any(forward::connect))
         .route("/portForward/{namespace}/{pod}", any(forward::port_forward))
         .route("/portForward/{namespace}/{pod}/{uid}", any(forward::port_forward_by_uid))
         .route("/stats/summary", get(stats::summary))
@@ -76,7 +77,7 @@ fn subresource(path: &str) -> &'static str {
 /// Whether a path is one that runs or reaches something in a pod.
 fn streams(path: &str) -> bool {
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-    matches!(first, "exec" | "attach" | "portForward")
+    matches!(first, "exec" | "attach" | "portForward" | "podConnect")
 }
 
 async fn authorize(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {

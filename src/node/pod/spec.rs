@@ -2,12 +2,12 @@
 //! when they are restarted, and which hooks and probes they have.
 //!
 //! **Invariant:** `containers` holds the init containers first, in spec order, then the others in
-//! spec order; an index into it names a container for as long as the pod lives, since Kubernetes
-//! lets nobody add or remove one.
+//! spec order, then the ephemeral ones; an index into it names a container for as long as the pod
+//! lives, since Kubernetes lets nobody add or remove one but append an ephemeral one.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, Probe};
 
 /// Which part a container plays in its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,9 @@ pub enum Role {
     /// An init container with `restartPolicy: Always`: runs beside the pod's containers.
     Sidecar,
     Main,
+    /// Added while the pod runs, for somebody to look around (`kubectl debug`): it counts for
+    /// nothing and never runs again.
+    Ephemeral,
 }
 
 /// When a container that ended is started again.
@@ -152,6 +155,7 @@ impl ContainerPlan {
     pub fn field_path(&self) -> String {
         match self.role {
             Role::Main => format!("spec.containers{{{}}}", self.name),
+            Role::Ephemeral => format!("spec.ephemeralContainers{{{}}}", self.name),
             Role::Init | Role::Sidecar => format!("spec.initContainers{{{}}}", self.name),
         }
     }
@@ -191,6 +195,10 @@ impl PodPlan {
             let own = RestartPolicy::parse(container.restart_policy.as_deref());
             containers.push(ContainerPlan::of(container, Role::Main, own.unwrap_or(restart)));
         }
+        for container in &ephemeral(&spec) {
+            let never = RestartPolicy::Never;
+            containers.push(ContainerPlan::of(container, Role::Ephemeral, never));
+        }
         Self {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
@@ -208,11 +216,60 @@ impl PodPlan {
     }
 
     pub fn has_init(&self) -> bool {
-        self.containers.first().is_some_and(|c| c.role != Role::Main)
+        self.containers.first().is_some_and(|c| matches!(c.role, Role::Init | Role::Sidecar))
     }
 
     pub fn of_role(&self, role: Role) -> impl DoubleEndedIterator<Item = usize> + '_ {
         self.containers.iter().enumerate().filter(move |(_, c)| c.role == role).map(|(i, _)| i)
+    }
+}
+
+/// The ephemeral containers of a pod as the containers that they are but for their name.
+pub fn ephemeral(spec: &PodSpec) -> Vec<Container> {
+    spec.ephemeral_containers.iter().flatten().map(as_container).collect()
+}
+
+fn as_container(container: &EphemeralContainer) -> Container {
+    let EphemeralContainer {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        name,
+        resources,
+        security_context,
+        stdin,
+        stdin_once,
+        termination_message_path,
+        termination_message_policy,
+        tty,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+        // Ports, probes and hooks are not allowed; whose processes it sees means nothing here.
+        ..
+    } = container.clone();
+    Container {
+        args,
+        command,
+        env,
+        env_from,
+        image,
+        image_pull_policy,
+        name,
+        resources,
+        security_context,
+        stdin,
+        stdin_once,
+        termination_message_path,
+        termination_message_policy,
+        tty,
+        volume_devices,
+        volume_mounts,
+        working_dir,
+        ..Container::default()
     }
 }
 

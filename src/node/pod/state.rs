@@ -265,6 +265,13 @@ impl PodState {
         }
     }
 
+    /// Makes room for containers that were added.
+    pub fn grow(&mut self, count: usize) {
+        while self.containers.len() < count {
+            self.containers.push(ContainerState::fresh());
+        }
+    }
+
     /// A pod that the node refuses: it is `Failed` from the start.
     pub fn rejected(plan: &PodPlan, verdict: Verdict, now: Now) -> Self {
         let mut state = Self::fresh(plan, now);

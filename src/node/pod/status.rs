@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 };
 use serde_json::{Value, json};
 
+use super::spec::ephemeral;
 use super::state::{
     ContainerState, Life, PodPlan, PodState, RestartPolicy, Role, Setup, Terminated,
 };
@@ -134,7 +135,7 @@ fn states(
                 (waiting("PodInitializing", None), None)
             }
             None if index > 0
-                && plan.containers[index].role != Role::Main
+                && matches!(plan.containers[index].role, Role::Init | Role::Sidecar)
                 && container.run == 0 =>
             {
                 (waiting("PodInitializing", None), None)
@@ -179,6 +180,8 @@ fn container_status(
     let ready = match plan.containers[index].role {
         Role::Init => container.succeeded(),
         Role::Main | Role::Sidecar => running.is_some_and(|r| r.ready),
+        // As the kubelet: it is nobody's endpoint.
+        Role::Ephemeral => false,
     };
     let id = match (running, &container.exit) {
         (Some(running), _) => Some(running.container_id.clone()),
@@ -246,14 +249,14 @@ fn conditions(
             let open = names_where(plan, state, |role, s| match role {
                 Role::Init => !s.succeeded(),
                 Role::Sidecar => !s.running().is_some_and(|r| r.started),
-                Role::Main => false,
+                Role::Main | Role::Ephemeral => false,
             });
             let message = format!("containers with incomplete status: [{}]", open.join(" "));
             Err(("ContainersNotInitialized".to_owned(), message))
         }
     };
     let unready = names_where(plan, state, |role, s| {
-        role != Role::Init && !s.running().is_some_and(|r| r.ready)
+        matches!(role, Role::Main | Role::Sidecar) && !s.running().is_some_and(|r| r.ready)
     });
     let containers_ready = match phase {
         "Succeeded" => Err(completed("PodCompleted")),
@@ -348,6 +351,7 @@ pub fn status(
     let spec = pod.spec.as_ref();
     let inits = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
     let mains = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
+    let added = spec.map(ephemeral).unwrap_or_default();
     let statuses = |list: &[Container], offset: usize| -> Vec<ContainerStatus> {
         let indexed = list.iter().enumerate().filter(|(i, _)| offset + i < state.containers.len());
         indexed.map(|(i, c)| container_status(plan, state, offset + i, c)).collect()
@@ -357,6 +361,8 @@ pub fn status(
         conditions: Some(own),
         container_statuses: Some(statuses(mains, inits.len())),
         init_container_statuses: Some(statuses(inits, 0)).filter(|list| !list.is_empty()),
+        ephemeral_container_statuses: Some(statuses(&added, inits.len() + mains.len()))
+            .filter(|list| !list.is_empty()),
         host_ip: Some(host_ip.to_owned()),
         host_ips: Some(vec![HostIP { ip: host_ip.to_owned() }]),
         pod_ips: ip.clone().map(|ip| vec![PodIP { ip }]),

@@ -366,6 +366,8 @@ impl Step<'_> {
     // ---- what ends ----
 
     fn changed(&mut self, images: &[usize]) {
+        // An ephemeral container may have been added.
+        self.state.grow(self.plan.containers.len());
         // The kubelet counts the deadline from startTime, whenever it was set.
         let used = self.now.wall.duration_since(self.state.start_time);
         let used: Duration = used.try_into().unwrap_or(Duration::ZERO);
@@ -551,10 +553,14 @@ impl Step<'_> {
     }
 
     fn start_containers(&mut self) {
+        // Whoever looks around waits for nobody, not even for init containers that hang.
+        for i in self.plan.of_role(Role::Ephemeral) {
+            self.pursue(i);
+        }
         if !self.state.initialized {
             for i in 0..self.plan.containers.len() {
                 let satisfied = match self.plan.containers[i].role {
-                    Role::Main => break,
+                    Role::Main | Role::Ephemeral => break,
                     Role::Init => self.state.containers[i].succeeded(),
                     Role::Sidecar => self.state.containers[i].running().is_some_and(|r| r.started),
                 };

@@ -24,7 +24,7 @@ use super::fields::Facts;
 use super::limits;
 use super::publish::Publisher;
 use super::recover;
-use super::spec::{PodPlan, ProbeKind, seconds};
+use super::spec::{PodPlan, ProbeKind, ephemeral, seconds};
 use super::state::{Event, Note, Now, PodState, Saved, Verdict, step};
 use super::status;
 use super::volumes::{Volumes, memory_root};
@@ -196,8 +196,8 @@ impl Worker {
     /// The spec of a container by its index in the plan.
     pub(super) fn container(&self, index: usize) -> Option<Arc<Container>> {
         let spec = self.pod.spec.as_ref()?;
-        let all = spec.init_containers.iter().flatten().chain(&spec.containers);
-        all.into_iter().nth(index).cloned().map(Arc::new)
+        let all = spec.init_containers.iter().flatten().chain(&spec.containers).cloned();
+        all.chain(ephemeral(spec)).nth(index).map(Arc::new)
     }
 
     /// Runs `work` aside; its answer comes back unless the pod is gone by then.
@@ -349,6 +349,9 @@ impl Worker {
         self.pod = pod;
         self.handle.view.lock().pod = Arc::clone(&self.pod);
         if plan != self.plan {
+            let count = plan.containers.len().max(self.plan.containers.len());
+            self.artifacts.resize(count, None);
+            self.live.resize(count, None);
             self.plan = plan;
             self.step(Event::Changed { images });
         }

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio_util::sync::{CancellationToken, PollSender};
+use tokio_util::sync::{CancellationToken, DropGuard, PollSender};
 
 use super::frame::{Decoder, Encoder, Frame, Headers};
 pub use super::state::Role;
@@ -33,6 +33,7 @@ struct Shared {
     /// There may be room to read more.
     room: Notify,
     ended: CancellationToken,
+    abort: CancellationToken,
 }
 
 /// A session. It goes on until one end closes it, however many handles there are.
@@ -70,6 +71,7 @@ impl Session {
             write: Notify::new(),
             room: Notify::new(),
             ended: CancellationToken::new(),
+            abort: CancellationToken::new(),
         });
         let (data, frames) = mpsc::channel(FRAMES_QUEUED);
         let (opened, incoming) = mpsc::channel(INCOMING);
@@ -100,10 +102,20 @@ impl Session {
         Stream { id, headers, shared, data: PollSender::new(self.data.clone()) }
     }
 
-    /// Writes what is queued and closes the connection.
+    /// Opens nothing more, and closes the connection once both ends have ended all streams.
     pub fn close(&self) {
         self.shared.state.lock().go_away();
         self.shared.write.notify_one();
+    }
+
+    /// Drops the connection when the guard is dropped.
+    pub fn guard(&self) -> DropGuard {
+        self.shared.abort.clone().drop_guard()
+    }
+
+    /// Drops the connection, whatever is still on its way.
+    pub fn abort(&self) {
+        self.shared.abort.cancel();
     }
 
     /// Waits until the connection has ended.
@@ -125,6 +137,7 @@ async fn run<Io>(
     let ended = tokio::select! {
         ended = read(&session, reader, &opened) => ended,
         ended = write(&shared, writer, frames) => ended.map_err(Into::into),
+        () = shared.abort.cancelled() => Ok(()),
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a SPDY session broke");
@@ -184,11 +197,13 @@ async fn write<Io: AsyncWrite>(
             out.reserve(GATHER);
             continue;
         }
-        if shared.state.lock().closing && frames.is_empty() {
-            let open = shared.state.lock().streams.values().any(|s| !s.detached && !s.reset);
-            if !open {
-                return writer.shutdown().await;
-            }
+        // Not before: a peer in Go drops what it has not looked at yet once the connection ends.
+        let done = {
+            let state = shared.state.lock();
+            state.closing && state.streams.is_empty()
+        };
+        if done && frames.is_empty() {
+            return writer.shutdown().await;
         }
         tokio::select! {
             () = shared.write.notified() => {}

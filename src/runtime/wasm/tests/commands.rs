@@ -164,8 +164,8 @@ async fn exec_runs_applets_in_the_context_of_the_workload() {
     assert_eq!(result.stdout, b"data\n");
     let result = workload.exec(args(&["false"])).await.expect("there is false");
     assert_eq!(result.code, 1);
-    let missing = workload.exec(args(&["sh", "-c", "true"])).await;
-    assert_eq!(missing, Err(ExecError::NotFound("sh".to_string())));
+    let missing = workload.exec(args(&["bash", "-c", "true"])).await;
+    assert_eq!(missing, Err(ExecError::NotFound("bash".to_string())));
     workload.kill();
     wait(&workload).await;
     assert_eq!(workload.exec(args(&["env"])).await, Err(ExecError::NotRunning));

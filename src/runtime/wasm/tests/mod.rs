@@ -3,6 +3,7 @@
 mod commands;
 mod hostile;
 mod http;
+mod streams;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
