@@ -192,7 +192,7 @@ async fn layers_that_are_no_archives_or_bombs_leave_nothing_outside() {
     let error = get(&images, &reference, PullPolicy::Always).await.expect_err("corrupt");
     assert!(error.to_string().contains("layer sha256:"), "{error}");
 
-    // A gibibyte and more of zeros: it packs into a megabyte.
+    // Zeros pack into next to nothing.
     let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
     let mut header = tar::Header::new_gnu();
     header.set_path("zeros").expect("a path");
@@ -201,13 +201,13 @@ async fn layers_that_are_no_archives_or_bombs_leave_nothing_outside() {
     header.set_cksum();
     std::io::Write::write_all(&mut bomb, header.as_bytes()).expect("packed");
     let zeros = vec![0; 1 << 20];
-    for _ in 0..1100 {
+    for _ in 0..20 {
         std::io::Write::write_all(&mut bomb, &zeros).expect("packed");
     }
     let bomb = bomb.finish().expect("packed");
     layout.image(IMAGE_CONFIG, json!({}), &[(LAYER, &bomb)]);
     let error = get(&images, &reference, PullPolicy::Always).await.expect_err("a bomb");
-    assert!(error.to_string().contains("unpacks to more than 1 GiB"), "{error}");
+    assert!(error.to_string().contains("unpacks to more than 16 MiB"), "{error}");
 
     let mut escape = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
