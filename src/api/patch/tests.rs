@@ -188,3 +188,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn json_patches_find_a_field_that_is_not_there_to_be_null() {
+    let object = json!({"metadata": {"name": "a"}});
+    let add = json!({"op": "add", "path": "/metadata/finalizers", "value": ["a.b/c"]});
+    let test = |path: &str| json!([{"op": "test", "path": path, "value": null}, add]);
+    let new = patched(object.clone(), test("/metadata/finalizers"), PatchType::Json);
+    assert_eq!(new.expect("a patch that fits")["metadata"]["finalizers"], json!(["a.b/c"]));
+    assert!(patched(object.clone(), test("/metadata/name"), PatchType::Json).is_err());
+    assert!(patched(object, test("/nowhere/at/all"), PatchType::Json).is_err());
+}
