@@ -5,6 +5,7 @@
 //! **Invariant:** a kind is a row in [`kinds`], types in [`schema`], and pure functions of its
 //! own; nothing generic knows a kind by name.
 
+pub mod cel;
 pub mod cron;
 pub mod custom;
 pub mod defaults;
@@ -25,3 +26,9 @@ pub mod validation;
 
 /// An object as it goes over the wire.
 pub type Object = serde_json::Value;
+
+/// What a base64 text holds; nothing for one that is none.
+pub fn decode_base64(text: &str) -> Vec<u8> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default()
+}
