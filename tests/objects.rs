@@ -75,6 +75,8 @@ impl Cluster {
             answers: HashMap::new(),
             nodes: Arc::new(NoNodes),
             beside: Vec::new(),
+            aggregator: None,
+            audit: None,
             limits: Limits::default(),
         });
         server.set_ready();

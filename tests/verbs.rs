@@ -92,6 +92,8 @@ impl Cluster {
             answers: HashMap::new(),
             nodes: Arc::new(Echo),
             beside: Vec::new(),
+            aggregator: None,
+            audit: None,
             limits: Limits::default(),
         });
         server.set_ready();

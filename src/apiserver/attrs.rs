@@ -4,7 +4,8 @@
 //! Layout, integers little-endian: one byte format (1); u32 number of labels, and for each the
 //! u32 lengths of key and value followed by both; u32 number of fields, and for each a u32 length
 //! and the value. Fields come in the order of the `selectable` column of the kind that objects
-//! are stored as.
+//! are stored as. Of kinds whose versions a webhook converts, the version follows as a u32 length and
+//! the text.
 //!
 //! **Invariant:** a block that this module wrote is read back whole; any other block (a torn or
 //! foreign one) reads as one without labels and fields, never as a panic.
@@ -36,6 +37,29 @@ pub fn encode(kind: &Kind, object: &Object) -> Bytes {
         block.extend_from_slice(value.as_bytes());
     }
     block.into()
+}
+
+/// The same block with the version that the object is stored in behind it.
+pub fn with_version(block: &Bytes, version: &str) -> Bytes {
+    let mut all = block.to_vec();
+    put_len(&mut all, version.len());
+    all.extend_from_slice(version.as_bytes());
+    all.into()
+}
+
+/// The version behind a block, where one was put there.
+pub fn version(block: &[u8]) -> Option<&str> {
+    let mut at = Attrs::new(block).0;
+    for _ in 0..take_len(&mut at)? {
+        let (key, value) = (take_len(&mut at)?, take_len(&mut at)?);
+        at = at.get(key.checked_add(value)?..)?;
+    }
+    for _ in 0..take_len(&mut at)? {
+        let len = take_len(&mut at)?;
+        at = at.get(len..)?;
+    }
+    let len = take_len(&mut at)?;
+    take_str(&mut at, len)
 }
 
 fn put_len(block: &mut Vec<u8>, len: usize) {
@@ -125,6 +149,10 @@ mod tests {
         let node = kind.selectable.iter().position(|p| p == "spec.nodeName").expect("a field");
         assert_eq!(attrs.field(node), Some("n1"));
         assert_eq!(attrs.field(99), None);
+        assert_eq!(version(&block), None);
+        let versioned = with_version(&block, "v1beta1");
+        assert_eq!(version(&versioned), Some("v1beta1"));
+        assert_eq!(Attrs::new(&versioned).label("app"), Some("web"));
     }
 
     #[test]
@@ -134,7 +162,7 @@ mod tests {
         let block = encode(kind, &json!({"metadata": {"labels": {"app": "web"}}}));
         for cut in 0..block.len() {
             let attrs = Attrs::new(&block[..cut]);
-            let _ = (attrs.label("app"), attrs.field(1));
+            let _ = (attrs.label("app"), attrs.field(1), version(&block[..cut]));
         }
         assert_eq!(Attrs::new(b"\x07nonsense").labels().count(), 0);
     }

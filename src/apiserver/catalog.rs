@@ -111,8 +111,7 @@ impl Catalog {
 
     /// Whether anything is served under a group and version.
     pub fn serves(&self, group: &str, version: &str) -> bool {
-        let mut groups = self.table.groups().iter();
-        groups.any(|g| g.group == group && g.versions.iter().any(|v| v == version))
+        self.table.serves(group, version)
     }
 }
 

@@ -65,7 +65,8 @@ impl Hook for Definitions {
     ) -> Result<Box<dyn Reservation>, ApiError> {
         let Some(registry) = self.registry.upgrade() else { return Ok(Box::new(Nothing)) };
         let spec_changed = old.is_none_or(|old| old["spec"] != object["spec"]);
-        if spec_changed && !meta::is_deleting(object) && object["spec"]["names"].is_object() {
+        let unsettled = spec_changed || !definition::is_established(object);
+        if unsettled && !meta::is_deleting(object) && object["spec"]["names"].is_object() {
             let catalog = registry.catalog();
             let group = object["spec"]["group"].as_str().unwrap_or_default().to_owned();
             let plural = object["spec"]["names"]["plural"].as_str().unwrap_or_default().to_owned();

@@ -10,9 +10,12 @@ use axum::body::Body;
 use http::{Request, Response};
 
 use super::admission::Plugin;
+use super::aggregate::Aggregator;
 use super::answers::Answer;
+use super::audit::Audit;
 use super::auth::{Authenticator, Authorizer};
 use super::beside::Beside;
+use super::fairness::{Fairness, FairnessConfig};
 use super::metrics::Metrics;
 use super::nodes::NodeDialer;
 use super::registry::Registry;
@@ -29,6 +32,8 @@ pub struct Limits {
     pub watchers_max: usize,
     /// A watch that names no timeout ends after this and up to twice as long.
     pub watch_timeout_min: Duration,
+    /// How many requests run at once.
+    pub fairness: FairnessConfig,
 }
 
 impl Default for Limits {
@@ -38,6 +43,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(60),
             watchers_max: 50_000,
             watch_timeout_min: Duration::from_secs(1800),
+            fairness: FairnessConfig::default(),
         }
     }
 }
@@ -54,6 +60,10 @@ pub struct ApiServerConfig {
     pub nodes: Arc<dyn NodeDialer>,
     /// What is served beside the API, by the path that it lies below (`/v2`).
     pub beside: Vec<(&'static str, Arc<dyn Beside>)>,
+    /// Has other servers answer for their groups; `None`: there are none.
+    pub aggregator: Option<Arc<Aggregator>>,
+    /// Where requests are written down; `None`: nowhere.
+    pub audit: Option<Arc<Audit>>,
     pub limits: Limits,
 }
 
@@ -61,6 +71,7 @@ pub struct ApiServerConfig {
 pub struct ApiServer {
     pub(super) config: ApiServerConfig,
     pub(super) metrics: Metrics,
+    pub(super) fairness: Fairness,
     ready: AtomicBool,
     stopping: AtomicBool,
 }
@@ -68,8 +79,10 @@ pub struct ApiServer {
 impl ApiServer {
     /// A server that answers requests, but is not ready until told so ([`Self::set_ready`]).
     pub fn new(config: ApiServerConfig) -> Arc<Self> {
+        let fairness = Fairness::new(&config.registry, config.limits.fairness.clone());
         Arc::new(Self {
             config,
+            fairness,
             metrics: Metrics::default(),
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),

@@ -2,12 +2,14 @@
 //!
 //! [`identity`] makes and reads what proves who somebody is; [`tls`] turns it into rustls
 //! configurations; [`tunnel`] is the connection that an agent dials to its API server and on
-//! which the server then sends requests; [`peer`] carries the streams between two nodes.
+//! which the server then sends requests; [`peer`] carries the streams between two nodes; [`outbound`]
+//! asks webhooks and other API servers.
 //!
 //! **Invariant:** every connection made here is TLS with both ends verified against the cluster's
 //! CA; what travels on it is not known here.
 
 pub mod identity;
+pub mod outbound;
 pub mod peer;
 pub mod tls;
 pub mod tunnel;

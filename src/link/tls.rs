@@ -34,7 +34,7 @@ pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// Sessions that a client remembers, and that a server keeps for clients of TLS 1.2.
 const SESSIONS_MAX: usize = 1024;
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: std::sync::LazyLock<Arc<CryptoProvider>> =
         std::sync::LazyLock::new(|| Arc::new(default_provider()));
     PROVIDER.clone()
@@ -120,7 +120,7 @@ pub fn client_config(
     client_with(verifier, identity, alpn)
 }
 
-fn client_with(
+pub(super) fn client_with(
     verifier: Arc<dyn ServerCertVerifier>,
     identity: Option<&Identity>,
     alpn: &[&[u8]],

@@ -21,6 +21,7 @@ use bytes::Bytes;
 mod contract;
 pub mod memory;
 pub mod redb;
+pub mod sealed;
 
 /// A revision of the store. 0 is before the first write.
 pub type Revision = u64;

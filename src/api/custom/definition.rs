@@ -167,6 +167,15 @@ fn validate_version(version: &Value, path: &Path, errors: &mut Vec<FieldError>) 
             Fault::ListType(found) => at.not_supported(&found, &["atomic", "map", "set"]),
         });
     }
+    let mut broken = Vec::new();
+    super::rules::check(schema, &at.to_string(), true, &mut broken);
+    for (path, why) in broken {
+        let at = Path::new(&path);
+        errors.push(match why.as_str() {
+            "" => at.required("rule is not specified"),
+            why => at.invalid(told_rule(schema, &path), why),
+        });
+    }
     for (index, column) in list(&version["additionalPrinterColumns"]).iter().enumerate() {
         let at = path.child("additionalPrinterColumns").index(index);
         let json_path = text(column, "jsonPath");
@@ -189,6 +198,12 @@ fn validate_version(version: &Value, path: &Path, errors: &mut Vec<FieldError>) 
         }
     }
     validate_scale(&version["subresources"]["scale"], &path.child("subresources"), errors);
+}
+
+/// The text of the expression at a path.
+fn told_rule(schema: &Value, path: &str) -> Value {
+    let tail = path.rsplit_once(".schema.openAPIV3Schema").map_or("", |(_, tail)| tail);
+    super::ratchet::value_at(schema, tail.trim_start_matches('.')).cloned().unwrap_or_default()
 }
 
 fn validate_scale(scale: &Value, path: &Path, errors: &mut Vec<FieldError>) {

@@ -13,6 +13,8 @@
 pub mod definition;
 mod jsonpath;
 mod published;
+mod ratchet;
+mod rules;
 mod structural;
 #[cfg(test)]
 mod tests;
@@ -64,8 +66,14 @@ pub struct Custom {
     pub terminating: bool,
     /// As the definition says it.
     pub source: Value,
+    /// `spec.conversion.webhook`, where versions are converted by one; else null.
+    pub webhook: Value,
     /// For the `Warning` header of every request, where the version is deprecated.
     pub deprecation: Option<String>,
+    /// Whether any field has a default.
+    pub has_defaults: bool,
+    has_rules: bool,
+    has_embedded: bool,
     types: Schema,
     root: String,
 }
@@ -89,14 +97,36 @@ impl Custom {
         dropped
     }
 
+    /// Go to the metadata of every object that is embedded in `object`, each with its path.
+    ///
+    /// # Errors
+    /// The first that `visit` answers.
+    pub fn embedded_metadata(
+        &self,
+        object: &mut Object,
+        visit: &mut dyn FnMut(&str, &mut Object) -> Result<(), String>,
+    ) -> Result<(), String> {
+        if !self.has_embedded {
+            return Ok(());
+        }
+        self.schema.embedded_metadata(object, &mut String::new(), visit)
+    }
+
     /// Set what is left out and has a default.
     pub fn default(&self, object: &mut Object) {
         self.schema.fill(object);
     }
 
-    /// The rules of the schema.
-    pub fn validate(&self, object: &Object) -> Vec<FieldError> {
+    /// The rules of the schema. `old`: the object before, for a change; what was broken before and
+    /// has not changed is let be (KEP-4008).
+    pub fn validate(&self, object: &Object, old: Option<&Object>) -> Vec<FieldError> {
         let mut errors = self.schema.validate_object(object);
+        if errors.is_empty() && self.has_rules {
+            errors = self.schema.keep_rules(object, old);
+        }
+        if let Some(old) = old {
+            errors.retain(|error| !ratchet::is_unchanged(&error.path, object, old));
+        }
         if let Some(scale) = &self.scale {
             let replicas = at(object, &scale.spec_replicas).as_i64().unwrap_or(0);
             if replicas < 0 {
@@ -195,6 +225,8 @@ fn custom(definition: &Object, version: &Value, root: &str) -> Custom {
     let source = version["schema"]["openAPIV3Schema"].clone();
     let schema = Structural::parse(&source);
     let types = types::of(&schema, root);
+    let (has_rules, schema_has_defaults) = (schema.has_rules(), schema.has_defaults());
+    let has_embedded = schema.has_embedded();
     let columns = super::meta::list(&version["additionalPrinterColumns"])
         .iter()
         .filter_map(|column| {
@@ -223,12 +255,19 @@ fn custom(definition: &Object, version: &Value, root: &str) -> Custom {
         }),
         has_status: version["subresources"]["status"].is_object(),
         terminating: super::meta::is_deleting(definition),
+        webhook: match definition["spec"]["conversion"]["strategy"] == "Webhook" {
+            true => definition["spec"]["conversion"]["webhook"].clone(),
+            false => Value::Null,
+        },
         deprecation: (version["deprecated"] == true).then(
             || match &version["deprecationWarning"] {
                 Value::String(said) => said.clone(),
                 _ => format!("{api_version} {kind} is deprecated"),
             },
         ),
+        has_defaults: schema_has_defaults,
+        has_rules,
+        has_embedded,
         types,
         root: root.to_owned(),
         source,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use super::rules::Rule;
 use crate::api::schema::ListType;
 
 /// A node of a schema.
@@ -25,6 +26,7 @@ pub struct Structural {
     pub(super) map_keys: Vec<String>,
     pub(super) atomic_map: bool,
     pub(super) checks: Checks,
+    pub(super) rules: Vec<Rule>,
 }
 
 /// The rules of a node about values.
@@ -98,6 +100,10 @@ impl Structural {
             },
             map_keys: texts(&source["x-kubernetes-list-map-keys"]),
             atomic_map: source["x-kubernetes-map-type"] == "atomic",
+            rules: crate::api::meta::list(&source["x-kubernetes-validations"])
+                .iter()
+                .filter_map(Rule::parse)
+                .collect(),
             checks: Checks {
                 choices: source["enum"].as_array().cloned().unwrap_or_default(),
                 format: text("format"),
@@ -173,6 +179,58 @@ impl Structural {
             }
             _ => {}
         }
+    }
+
+    /// Go to the metadata of every object that is embedded in this one.
+    pub(super) fn embedded_metadata(
+        &self,
+        value: &mut Value,
+        path: &mut String,
+        visit: &mut dyn FnMut(&str, &mut Value) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let length = path.len();
+        match value {
+            Value::Object(map) => {
+                if let (true, Some(metadata)) = (self.embedded, map.get_mut("metadata")) {
+                    visit(path, metadata)?;
+                }
+                for (name, inner) in map.iter_mut() {
+                    let Some(schema) = self.member(name) else { continue };
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(name);
+                    schema.embedded_metadata(inner, path, visit)?;
+                    path.truncate(length);
+                }
+            }
+            Value::Array(items) => {
+                let Some(schema) = &self.items else { return Ok(()) };
+                for (index, item) in items.iter_mut().enumerate() {
+                    path.push_str(&format!("[{index}]"));
+                    schema.embedded_metadata(item, path, visit)?;
+                    path.truncate(length);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether any field is an object of its own.
+    pub(super) fn has_embedded(&self) -> bool {
+        self.embedded
+            || self.properties.values().any(Self::has_embedded)
+            || self.additional.as_deref().is_some_and(Self::has_embedded)
+            || self.items.as_deref().is_some_and(Self::has_embedded)
+    }
+
+    /// Whether any field has a default.
+    pub(super) fn has_defaults(&self) -> bool {
+        self.default.is_some()
+            || self.properties.values().any(Self::has_defaults)
+            || self.additional.as_deref().is_some_and(Self::has_defaults)
+            || self.items.as_deref().is_some_and(Self::has_defaults)
     }
 
     /// Set what is left out and has a default.

@@ -101,7 +101,7 @@ fn broken_rules_are_told_in_the_words_of_kubernetes() {
         "replicas": "a", "cron": "x", "colour": "green", "short": "long!", "port": true,
         "names": ["a", "a", "b"], "at": "now",
     }});
-    let mut errors = told(&custom.validate(&object));
+    let mut errors = told(&custom.validate(&object, None));
     errors.sort();
     assert_eq!(
         errors,
@@ -119,11 +119,11 @@ fn broken_rules_are_told_in_the_words_of_kubernetes() {
             "spec.short: Too long: may not be more than 3 bytes",
         ]
     );
-    let low = told(&custom.validate(&json!({"spec": {"must": 1, "replicas": 0}})));
+    let low = told(&custom.validate(&json!({"spec": {"must": 1, "replicas": 0}}), None));
     let why = "spec.replicas: Invalid value: 0: spec.replicas in body should be greater than or \
                equal to 1";
     assert_eq!(low, [why]);
-    assert_eq!(told(&custom.validate(&json!({}))), ["spec: Required value"]);
+    assert_eq!(told(&custom.validate(&json!({}), None)), ["spec: Required value"]);
 }
 
 #[test]
@@ -158,14 +158,14 @@ fn unions_count_what_fits() {
         "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
         "not": {"required": ["c"]}}}}));
     let custom = kind.custom.expect("a custom kind");
-    assert_eq!(told(&custom.validate(&json!({"spec": {"a": 1}}))), [""; 0]);
-    let both = told(&custom.validate(&json!({"spec": {"a": 1, "b": 1}})));
+    assert_eq!(told(&custom.validate(&json!({"spec": {"a": 1}}), None)), [""; 0]);
+    let both = told(&custom.validate(&json!({"spec": {"a": 1, "b": 1}}), None));
     assert_eq!(
         both,
         ["spec: Invalid value: \"\": \"spec\" must validate one and only one schema (oneOf). \
           Found 2 valid alternatives"]
     );
-    let not = told(&custom.validate(&json!({"spec": {"a": 1, "c": 1}})));
+    let not = told(&custom.validate(&json!({"spec": {"a": 1, "c": 1}}), None));
     assert_eq!(not, ["spec: Invalid value: \"\": \"spec\" must not validate the schema (not)"]);
 }
 

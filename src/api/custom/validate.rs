@@ -276,7 +276,7 @@ impl Structural {
 }
 
 /// The type of a value, as messages name it.
-fn type_of(value: &Value) -> &'static str {
+pub(super) fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use subresource::{Subresource, SubresourceKind};
-pub use table::{GroupVersions, KindTable};
+pub use table::{GroupVersions, KindTable, group_priority};
 
 use super::custom::Custom;
 

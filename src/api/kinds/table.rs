@@ -78,6 +78,12 @@ impl KindTable {
         self.rows.iter().find(|k| k.storage == kind.storage).unwrap_or(kind)
     }
 
+    /// Whether anything is in the table under a group and version.
+    pub fn serves(&self, group: &str, version: &str) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|g| g.group == group && g.versions.iter().any(|v| v == version))
+    }
+
     /// Every row, in the order in which they were given.
     pub fn rows(&self) -> &[Arc<Kind>] {
         &self.rows
@@ -139,7 +145,7 @@ fn version_rank(version: &str) -> (u8, u64, u64) {
 }
 
 /// `groupPriorityMinimum` of the APIService that Kubernetes makes for a group.
-fn group_priority(group: &str) -> u32 {
+pub fn group_priority(group: &str) -> u32 {
     match group {
         "apiregistration.k8s.io" => 20_000,
         "" => 18_000,

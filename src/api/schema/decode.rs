@@ -245,7 +245,7 @@ fn finish(
     let mut strict = state.strict;
     if let Some(custom) = expected.custom {
         strict.extend(custom.prune(&mut value).iter().map(|at| format!("unknown field {at:?}")));
-        let told = metadata(&mut value).map_err(|why| expected.refuse(&value, &why))?;
+        let told = metadata(custom, &mut value).map_err(|why| expected.refuse(&value, &why))?;
         strict.extend(told);
         strict.truncate(STRICT_ERRORS_MAX);
     }
@@ -259,13 +259,25 @@ fn finish(
     }
 }
 
-/// The metadata of a custom object, as its own type reads it. Answers what is unknown in it.
-fn metadata(object: &mut Value) -> Result<Vec<String>, String> {
+/// The metadata of a custom object and of what is embedded in it, as its own type reads it.
+/// Answers what is unknown in it.
+fn metadata(custom: &Custom, object: &mut Value) -> Result<Vec<String>, String> {
+    let mut told = Vec::new();
+    if let Some(sent) = object.get_mut("metadata") {
+        told = one_metadata(sent)?;
+    }
+    custom.embedded_metadata(object, &mut |path, sent| {
+        let inner = one_metadata(sent)?;
+        told.extend(inner.iter().map(|one| one.replacen("\"", &format!("\"{path}."), 1)));
+        Ok(())
+    })?;
+    Ok(told)
+}
+
+fn one_metadata(sent: &mut Value) -> Result<Vec<String>, String> {
     const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
     let schema = Schema::builtin();
-    let (Some(id), Some(sent)) = (schema.by_name.get(META), object.get_mut("metadata")) else {
-        return Ok(Vec::new());
-    };
+    let Some(id) = schema.by_name.get(META) else { return Ok(Vec::new()) };
     let shape = Shape::Type(*id);
     let mut state = State::default();
     state.at.push(Step::Field("ObjectMeta", "metadata"));

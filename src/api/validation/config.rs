@@ -116,8 +116,10 @@ pub fn claim_update(new: &Object, old: &Object) -> Errors {
             };
         }
     };
-    put("resources");
-    put("volumeAttributesClassName");
+    if new["status"]["phase"] == "Bound" {
+        put("resources");
+        put("volumeAttributesClassName");
+    }
     if text(&was["volumeName"]).is_empty() {
         put("volumeName");
     }

@@ -81,6 +81,10 @@ fn webhook(hook: &Value, path: &Path, errors: &mut Vec<FieldError>) {
         let why = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
         errors.push(at.child("url").invalid(url, why));
     }
+    for (index, condition) in list(&hook["matchConditions"]).iter().enumerate() {
+        let at = path.child("matchConditions").index(index);
+        errors.extend(super::policy::condition(condition, &at));
+    }
     for (index, rule) in list(&hook["rules"]).iter().enumerate() {
         rule_rules(rule, &path.child("rules").index(index), errors);
     }
@@ -125,6 +129,7 @@ pub fn validating_policy(object: &Object) -> Vec<FieldError> {
         let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
         one_of(validation, "reason", &at, &reasons, &mut errors);
     }
+    errors.extend(super::policy::expressions(object));
     errors
 }
 
@@ -137,6 +142,28 @@ pub fn mutating_policy(object: &Object) -> Vec<FieldError> {
         errors.push(path.child("mutations").required(why));
     }
     one_of(spec, "reinvocationPolicy", &path, &["IfNeeded", "Never"], &mut errors);
+    for (index, mutation) in list(&spec["mutations"]).iter().enumerate() {
+        let at = path.child("mutations").index(index);
+        let kind = text(mutation, "patchType");
+        let (field, other) = match kind {
+            "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+            "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+            _ => {
+                let known = ["ApplyConfiguration", "JSONPatch"];
+                errors.push(at.child("patchType").not_supported(kind, &known));
+                continue;
+            }
+        };
+        if !mutation[field].is_object() {
+            let why = format!("must be specified when patchType is {kind}");
+            errors.push(at.child(field).required(&why));
+        }
+        if mutation[other].is_object() {
+            let why = format!("must not be specified when patchType is {kind}");
+            errors.push(at.child(other).forbidden(why));
+        }
+    }
+    errors.extend(super::policy::expressions(object));
     errors
 }
 
@@ -342,6 +369,17 @@ pub fn service_cidr(object: &Object) -> Vec<FieldError> {
         }
     }
     errors
+}
+
+/// What may not change of a `ServiceCIDR`.
+pub fn service_cidr_update(object: &Object, old: &Object) -> Vec<FieldError> {
+    match object["spec"]["cidrs"] == old["spec"]["cidrs"] {
+        true => Vec::new(),
+        false => {
+            let path = Path::new("spec.cidrs");
+            vec![path.invalid(object["spec"]["cidrs"].clone(), "field is immutable")]
+        }
+    }
 }
 
 /// `VolumeAttributesClass`.

@@ -9,6 +9,8 @@ mod container;
 pub mod machinery;
 mod network;
 mod pod;
+pub mod policy;
+mod storage;
 mod volume;
 mod workload;
 
@@ -22,8 +24,12 @@ pub use config::{
     claim_update, config_map, config_map_update, lease, node, node_update, priority_class, role,
     role_binding, secret, secret_update, signing_request,
 };
-pub use network::{endpoint_slice, service, service_update};
+pub use network::{
+    endpoint_slice, ingress, ingress_class, ingress_class_update, network_policy, service,
+    service_update,
+};
 pub use pod::{pod, pod_update};
+pub use storage::{attachment, csi_capacity, csi_driver, csi_node, storage_class};
 pub use workload::{
     autoscaler, cron_job, daemon_set, deployment, disruption_budget, job, job_update, replica_set,
     replication_controller, selector_update, stateful_set, stateful_set_update,

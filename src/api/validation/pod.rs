@@ -19,6 +19,35 @@ pub fn pod(pod: &Object) -> Errors {
     errors
 }
 
+const SYSCTL: &str = "^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+const SYSCTL_MAX: usize = 253;
+
+/// Whether a name is made of words of `[-_a-z0-9]`, with `.` or `/` between.
+fn is_sysctl(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let word = |word: &str| {
+        word.starts_with(plain)
+            && word.ends_with(plain)
+            && word.chars().all(|c| plain(c) || c == '-' || c == '_')
+    };
+    name.len() <= SYSCTL_MAX && name.split(['.', '/']).all(word)
+}
+
+fn sysctls(errors: &mut Errors, path: &Path, spec: &Value) {
+    let mut seen = BTreeSet::new();
+    for (index, sysctl) in list(&spec["securityContext"]["sysctls"]).iter().enumerate() {
+        let (name, at) = (text(&sysctl["name"]), path.index(index).child("name"));
+        if name.is_empty() {
+            errors.push(at.required(""));
+        } else if !is_sysctl(name) {
+            let why = format!("must have at most {SYSCTL_MAX} characters and match regex {SYSCTL}");
+            errors.push(at.invalid(name, why));
+        } else if !seen.insert(name) {
+            errors.push(at.duplicate(name));
+        }
+    }
+}
+
 /// The rules of a pod spec.
 pub(super) fn pod_spec(errors: &mut Errors, path: &Path, spec: &Value) {
     let volumes = volumes(errors, &path.child("volumes"), &spec["volumes"]);
@@ -34,6 +63,7 @@ pub(super) fn pod_spec(errors: &mut Errors, path: &Path, spec: &Value) {
     ] {
         container::containers(errors, &path.child(field), &spec[field], role, &shared, &mut taken);
     }
+    sysctls(errors, &path.child("securityContext").child("sysctls"), spec);
     let policies = ["Always", "OnFailure", "Never"];
     if !shared.restart_policy.is_empty() && !policies.contains(&shared.restart_policy) {
         errors.push(path.child("restartPolicy").not_supported(shared.restart_policy, &policies));

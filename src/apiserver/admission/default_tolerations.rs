@@ -30,7 +30,7 @@ impl Plugin for DefaultTolerationSeconds {
     }
 
     async fn admit(&self, request: &Request<'_>, object: &mut Object) -> Result<(), ApiError> {
-        let pod = request.kind == "Pod" && request.attributes.subresource.is_empty();
+        let pod = request.is_core("Pod");
         if !pod || request.operation == Operation::Delete || !object["spec"].is_object() {
             return Ok(());
         }

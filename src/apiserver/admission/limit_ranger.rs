@@ -53,7 +53,7 @@ impl Plugin for LimitRanger {
     }
 
     async fn admit(&self, request: &Request<'_>, object: &mut Object) -> Result<(), ApiError> {
-        if request.kind == "Pod" {
+        if request.is_core("Pod") {
             for limit in self.limits(request).await? {
                 fill(&limit, object);
             }
@@ -62,6 +62,9 @@ impl Plugin for LimitRanger {
     }
 
     async fn validate(&self, request: &Request<'_>, object: &Object) -> Result<(), ApiError> {
+        if !request.attributes.group.is_empty() {
+            return Ok(());
+        }
         let mut wrong = Vec::new();
         for limit in self.limits(request).await? {
             match (limit["type"].as_str(), request.kind) {
@@ -104,7 +107,9 @@ fn fill(limit: &Value, pod: &mut Object) {
     let (limits, requests) = (&limit["default"], &limit["defaultRequest"]);
     let mut told = Vec::new();
     for (field, what) in [("containers", "container"), ("initContainers", "init container")] {
-        for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
+        // Indexing to write would put a null in the place of a list that is not there.
+        let containers = pod["spec"].get_mut(field).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             let name = container["name"].as_str().unwrap_or_default().to_owned();
             // A limit of its own is also its request, as everywhere.
             let own = container["resources"]["limits"].clone();

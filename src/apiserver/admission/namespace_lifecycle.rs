@@ -34,8 +34,8 @@ impl Plugin for NamespaceLifecycle {
 
     async fn validate(&self, request: &Request<'_>, _: &Object) -> Result<(), ApiError> {
         let at = request.attributes;
-        let deleted = request.operation == Operation::Delete && at.subresource.is_empty();
-        if request.kind == "Namespace" && deleted && IMMORTAL.contains(&at.name.as_str()) {
+        let deleted = request.operation == Operation::Delete;
+        if request.is_core("Namespace") && deleted && IMMORTAL.contains(&at.name.as_str()) {
             let why = "this namespace may not be deleted";
             return Err(ApiError::forbidden("", "namespaces", &at.name, why));
         }

@@ -42,8 +42,8 @@ impl Plugin for Priority {
 
     async fn admit(&self, request: &Request<'_>, object: &mut Object) -> Result<(), ApiError> {
         let at = request.attributes;
-        let create = request.operation == Operation::Create && at.subresource.is_empty();
-        if request.kind != "Pod" || !create || !object["spec"].is_object() {
+        let create = request.operation == Operation::Create;
+        if !request.is_core("Pod") || !create || !object["spec"].is_object() {
             return Ok(());
         }
         let wanted = object["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();

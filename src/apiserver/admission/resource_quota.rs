@@ -85,7 +85,7 @@ impl Plugin for ResourceQuota {
                 if charged.iter().any(|done| done == name) {
                     continue;
                 }
-                if request.kind == "Pod" && request.operation == Operation::Create {
+                if request.is_core("Pod") && request.operation == Operation::Create {
                     let unsaid = quota::unsaid(&quota["spec"]["hard"], object);
                     if !unsaid.is_empty() {
                         let unsaid = unsaid.join("; ");

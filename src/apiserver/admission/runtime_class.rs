@@ -1,13 +1,14 @@
-//! `RuntimeClass`: a pod that names one goes to the nodes that have its runtime, and is charged
-//! what that costs (KEP-585, KEP-688).
+//! `RuntimeClass`: a pod that names a class gets the overhead and the scheduling of it, and none
+//! runs by a class that there is not.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Operation, Plugin, Request};
 use crate::api::Object;
+use crate::api::meta::list;
 use crate::api::status::ApiError;
 use crate::apiserver::registry::Registry;
 
@@ -25,6 +26,55 @@ impl RuntimeClass {
     }
 }
 
+fn refuse(request: &Request<'_>, object: &Object, why: &str) -> ApiError {
+    let why = format!("pod rejected: {why}");
+    ApiError::forbidden("", "pods", request.name(object), &why)
+}
+
+/// The overhead of the class, which a pod may say too, but not otherwise.
+fn overhead(spec: &mut Value, class: &Value) -> Result<(), String> {
+    let fixed = &class["overhead"]["podFixed"];
+    if !fixed.is_object() {
+        let said = spec["overhead"].as_object().is_some_and(|said| !said.is_empty());
+        return match said {
+            true => {
+                Err("Pod Overhead set without corresponding RuntimeClass defined Overhead".into())
+            }
+            false => Ok(()),
+        };
+    }
+    if spec["overhead"].is_object() && spec["overhead"] != *fixed {
+        return Err("Pod's Overhead doesn't match RuntimeClass's defined Overhead".into());
+    }
+    spec["overhead"] = fixed.clone();
+    Ok(())
+}
+
+/// The node selector and the tolerations of the class join those of the pod.
+fn scheduling(spec: &mut Value, class: &Value) -> Result<(), String> {
+    for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
+        match spec["nodeSelector"].get(key) {
+            Some(said) if said != value => {
+                return Err(format!(
+                    "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; \
+                     pod.spec.nodeSelector[{key}] = {}",
+                    value.as_str().unwrap_or_default(),
+                    said.as_str().unwrap_or_default()
+                ));
+            }
+            Some(_) => {}
+            None => spec["nodeSelector"][key] = value.clone(),
+        }
+    }
+    let more = list(&class["scheduling"]["tolerations"]);
+    if !more.is_empty() {
+        let mut all = spec["tolerations"].as_array().cloned().unwrap_or_default();
+        all.extend(more.iter().filter(|t| !list(&spec["tolerations"]).contains(t)).cloned());
+        spec["tolerations"] = all.into();
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Plugin for RuntimeClass {
     fn name(&self) -> &'static str {
@@ -32,78 +82,48 @@ impl Plugin for RuntimeClass {
     }
 
     async fn admit(&self, request: &Request<'_>, object: &mut Object) -> Result<(), ApiError> {
-        let at = request.attributes;
-        let create = request.operation == Operation::Create && at.subresource.is_empty();
-        if request.kind != "Pod" || !create || !object["spec"].is_object() {
+        let created = request.operation == Operation::Create && request.is_core("Pod");
+        if !created || !object["spec"].is_object() {
             return Ok(());
         }
-        let refuse = |why: String| Err(ApiError::forbidden("", "pods", &at.name, &why));
         let wanted = object["spec"]["runtimeClassName"].as_str().unwrap_or_default().to_owned();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let Some(class) = self.registry.get(CLASSES, "", &wanted).await? else {
-            return refuse(format!("pod rejected: RuntimeClass \"{wanted}\" not found"));
+        let class = match wanted.as_str() {
+            "" => Value::Null,
+            name => match self.registry.get(CLASSES, "", name).await? {
+                Some(class) => class,
+                None => {
+                    let why = format!("RuntimeClass {name:?} not found");
+                    return Err(refuse(request, object, &why));
+                }
+            },
         };
         let spec = &mut object["spec"];
-        apply(spec, &class).or_else(|why| refuse(format!("pod rejected: {why}")))
+        let done = overhead(spec, &class).and_then(|()| scheduling(spec, &class));
+        done.map_err(|why| refuse(request, object, &why))
     }
-}
-
-/// Writes into a pod's spec what its class asks for.
-fn apply(spec: &mut Value, class: &Value) -> Result<(), String> {
-    let fixed = &class["overhead"]["podFixed"];
-    let given = spec["overhead"].as_object().is_some_and(|overhead| !overhead.is_empty());
-    if given && spec["overhead"] != *fixed {
-        return Err("Pod's Overhead doesn't match RuntimeClass's defined Overhead".to_owned());
-    }
-    if fixed.is_object() {
-        spec["overhead"] = fixed.clone();
-    }
-    let scheduling = &class["scheduling"];
-    for (key, value) in scheduling["nodeSelector"].as_object().into_iter().flatten() {
-        let own = &spec["nodeSelector"][key.as_str()];
-        if !own.is_null() && own != value {
-            return Err(format!(
-                "conflict: the RuntimeClass's nodeSelector wants {key}={value}, the pod's {key}={own}"
-            ));
-        }
-        if !spec["nodeSelector"].is_object() {
-            spec["nodeSelector"] = json!({});
-        }
-        spec["nodeSelector"][key.as_str()] = value.clone();
-    }
-    for toleration in scheduling["tolerations"].as_array().into_iter().flatten() {
-        let own = spec["tolerations"].as_array().is_some_and(|all| all.contains(toleration));
-        if !own {
-            if !spec["tolerations"].is_array() {
-                spec["tolerations"] = json!([]);
-            }
-            spec["tolerations"].as_array_mut().expect("made above").push(toleration.clone());
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn a_class_adds_its_selector_tolerations_and_overhead() {
-        let class = json!({
-            "handler": "runc",
-            "overhead": {"podFixed": {"memory": "10Mi"}},
-            "scheduling": {"nodeSelector": {"runc": "true"}, "tolerations": [{"key": "a"}]},
-        });
-        let mut spec = json!({"nodeSelector": {"zone": "x"}, "tolerations": [{"key": "a"}]});
-        apply(&mut spec, &class).expect("no conflict");
-        assert_eq!(spec["nodeSelector"], json!({"zone": "x", "runc": "true"}));
-        assert_eq!(spec["overhead"], json!({"memory": "10Mi"}));
-        assert_eq!(spec["tolerations"].as_array().expect("a list").len(), 1);
-        let mut spec = json!({"nodeSelector": {"runc": "false"}});
-        assert!(apply(&mut spec, &class).expect_err("a conflict").contains("runc"));
-        let mut spec = json!({"overhead": {"memory": "1Mi"}});
-        assert!(apply(&mut spec, &class).expect_err("a conflict").contains("Overhead"));
+    fn a_class_gives_its_overhead_and_scheduling() {
+        let class = json!({"overhead": {"podFixed": {"cpu": "1"}}, "scheduling": {
+            "nodeSelector": {"a": "b"}, "tolerations": [{"key": "k"}]}});
+        let mut spec = json!({"nodeSelector": {"c": "d"}});
+        overhead(&mut spec, &class).expect("none was said");
+        scheduling(&mut spec, &class).expect("no conflict");
+        assert_eq!(
+            spec,
+            json!({"nodeSelector": {"a": "b", "c": "d"},
+            "tolerations": [{"key": "k"}], "overhead": {"cpu": "1"}})
+        );
+        let mut other = json!({"nodeSelector": {"a": "x"}, "overhead": {"cpu": "2"}});
+        assert!(overhead(&mut other, &class).is_err());
+        assert!(scheduling(&mut other, &class).expect_err("a conflict").starts_with("conflict"));
+        assert!(overhead(&mut other, &json!({})).is_err(), "no class gives it");
     }
 }

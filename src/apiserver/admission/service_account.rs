@@ -40,9 +40,9 @@ impl Plugin for ServiceAccount {
 
     async fn admit(&self, request: &Request<'_>, object: &mut Object) -> Result<(), ApiError> {
         let at = request.attributes;
-        let create = request.operation == Operation::Create && at.subresource.is_empty();
+        let create = request.operation == Operation::Create;
         let mirror = &object["metadata"]["annotations"]["kubernetes.io/config.mirror"];
-        if request.kind != "Pod" || !create || mirror.is_string() || !object["spec"].is_object() {
+        if !request.is_core("Pod") || !create || mirror.is_string() || !object["spec"].is_object() {
             return Ok(());
         }
         let spec = &mut object["spec"];

@@ -21,7 +21,7 @@ impl Plugin for TaintNodesByCondition {
 
     async fn admit(&self, request: &Request<'_>, object: &mut Object) -> Result<(), ApiError> {
         let create = request.operation == Operation::Create;
-        if request.kind != "Node" || !create || !request.attributes.subresource.is_empty() {
+        if !request.is_core("Node") || !create {
             return Ok(());
         }
         let taint = json!({"key": NOT_READY, "effect": "NoSchedule"});

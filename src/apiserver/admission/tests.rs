@@ -59,13 +59,19 @@ async fn run(
         ..Attributes::default()
     };
     let user = UserInfo::default();
+    let plain: crate::apiserver::catalog::Strategies = Arc::new(|_| Arc::new(Plain));
+    let catalog = crate::apiserver::catalog::Catalog::new(KindTable::builtin(), &plain);
+    let told = Told::default();
     let request = Request {
         operation,
         attributes: &attributes,
         user: &user,
         kind,
+        resource: catalog.resource("", "v1", resource).expect("a core resource"),
         old: None,
         dry_run: false,
+        again: false,
+        told: &told,
     };
     plugin.admit(&request, object).await?;
     plugin.validate(&request, object).await

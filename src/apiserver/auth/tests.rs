@@ -98,6 +98,8 @@ impl Cluster {
             answers: auth.answers.clone(),
             nodes: Arc::new(NoNodes),
             beside: Vec::new(),
+            aggregator: None,
+            audit: None,
             limits: Limits::default(),
         });
         server.set_ready();
@@ -115,6 +117,7 @@ impl Cluster {
             virtual_address: "198.18.0.1:6443".parse().expect("an address"),
             server_url: "https://127.0.0.1:6443".to_owned(),
             ca_pem: "CA".to_owned(),
+            front_proxy_ca_pem: "PROXY".to_owned(),
         };
         bootstrap::reconcile(&cluster.registry, &config).await.expect("bootstrapped");
         let roles = ("rbac.authorization.k8s.io", "clusterroles");

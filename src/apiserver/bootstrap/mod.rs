@@ -13,11 +13,12 @@ use super::strategy::Part;
 use crate::api::Object;
 use crate::api::status::{ApiError, Reason};
 
+mod flows;
 mod objects;
 mod roles;
 
-pub use objects::BootstrapConfig;
 pub(super) use objects::NETWORK_ACCOUNT;
+pub use objects::{BootstrapConfig, FRONT_PROXY};
 pub(super) use roles::node_rules;
 
 /// Creates and repairs everything.
@@ -27,6 +28,8 @@ pub(super) use roles::node_rules;
 pub async fn reconcile(registry: &Registry, config: &BootstrapConfig) -> Result<(), ApiError> {
     registry.load_definitions().await?;
     let mut wanted = objects::objects(config);
+    wanted.extend(flows::priority_levels());
+    wanted.extend(flows::flow_schemas());
     wanted.extend(roles::cluster_roles());
     wanted.extend(roles::cluster_role_bindings());
     wanted.extend(roles::namespaced());

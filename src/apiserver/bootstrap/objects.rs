@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 /// The ServiceAccount by which every node's network reads what the node itself may not.
 pub const NETWORK_ACCOUNT: (&str, &str) = ("kube-system", "coracle-net");
 
+/// The name in the certificate by which this server proves itself to those that extend it.
+pub const FRONT_PROXY: &str = "front-proxy-client";
+
 /// What the objects depend on.
 #[derive(Debug, Clone)]
 pub struct BootstrapConfig {
@@ -20,6 +23,8 @@ pub struct BootstrapConfig {
     pub server_url: String,
     /// The CA that signs client certificates, and the server's, PEM.
     pub ca_pem: String,
+    /// The CA of the certificate by which this server proves itself to those that extend it, PEM.
+    pub front_proxy_ca_pem: String,
 }
 
 /// The objects, in an order in which they can be created.
@@ -41,9 +46,44 @@ pub fn objects(config: &BootstrapConfig) -> Vec<Value> {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {"client-ca-file": config.ca_pem},
+        "data": {
+            "client-ca-file": config.ca_pem,
+            "requestheader-allowed-names": json!([FRONT_PROXY]).to_string(),
+            "requestheader-client-ca-file": config.front_proxy_ca_pem,
+            "requestheader-extra-headers-prefix": json!(["X-Remote-Extra-"]).to_string(),
+            "requestheader-group-headers": json!(["X-Remote-Group"]).to_string(),
+            "requestheader-uid-headers": json!(["X-Remote-Uid"]).to_string(),
+            "requestheader-username-headers": json!(["X-Remote-User"]).to_string(),
+        },
     }));
+    all.extend(api_services());
     all.push(cluster_info(config));
+    all
+}
+
+/// The groups and versions that this server serves itself.
+fn api_services() -> Vec<Value> {
+    let table = crate::api::kinds::KindTable::builtin();
+    let mut all = Vec::new();
+    for group in table.groups() {
+        for (index, version) in group.versions.iter().enumerate() {
+            let priority = 1000 - i64::try_from(index).unwrap_or(0);
+            all.push(json!({
+                "apiVersion": "apiregistration.k8s.io/v1",
+                "kind": "APIService",
+                "metadata": {
+                    "name": format!("{version}.{}", group.group),
+                    "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"},
+                },
+                "spec": {
+                    "group": group.group,
+                    "version": version,
+                    "groupPriorityMinimum": crate::api::kinds::group_priority(&group.group),
+                    "versionPriority": priority,
+                },
+            }));
+        }
+    }
     all
 }
 

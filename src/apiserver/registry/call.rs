@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::api::Object;
 use crate::api::fields::Operation as FieldOperation;
 use crate::api::status::ApiError;
-use crate::apiserver::admission::{Operation, Plugin, Request};
+use crate::apiserver::admission::{Operation, Plugin, Request, Told};
 use crate::apiserver::auth::{Attributes, UserInfo};
 use crate::apiserver::catalog::Resource;
 use crate::store::Entry;
@@ -24,6 +24,8 @@ pub struct Call<'a> {
     pub dry_run: bool,
     /// The plugins that the write goes through; none for the server's own writes.
     pub admission: &'a [Arc<dyn Plugin>],
+    /// What plugins say besides.
+    pub told: Arc<Told>,
 }
 
 static SERVER: UserInfo = UserInfo {
@@ -51,6 +53,7 @@ impl Call<'static> {
             operation: FieldOperation::Update,
             dry_run: false,
             admission: &[],
+            told: Arc::default(),
         }
     }
 }
@@ -67,8 +70,11 @@ impl Call<'_> {
             attributes: &self.attributes,
             user: self.user,
             kind: &resource.kind.kind,
+            resource,
             old,
             dry_run: self.dry_run,
+            again: false,
+            told: &self.told,
         }
     }
 
@@ -80,10 +86,22 @@ impl Call<'_> {
         old: Option<&Object>,
         object: &mut Object,
     ) -> Result<(), ApiError> {
-        let request = self.request(operation, resource, old);
+        if self.admission.is_empty() {
+            return Ok(());
+        }
+        let before = object["metadata"].clone();
+        let mut request = self.request(operation, resource, old);
         for plugin in self.admission {
             plugin.admit(&request, object).await?;
         }
+        if self.told.take_changed() {
+            request.again = true;
+            for plugin in self.admission {
+                plugin.admit(&request, object).await?;
+            }
+            self.told.take_changed();
+        }
+        keep_identity(object, &before);
         Ok(())
     }
 
@@ -100,6 +118,17 @@ impl Call<'_> {
             plugin.validate(&request, object).await?;
         }
         Ok(())
+    }
+}
+
+/// What the server says of an object no plugin and no webhook changes.
+fn keep_identity(object: &mut Object, before: &serde_json::Value) {
+    let Some(map) = object["metadata"].as_object_mut() else { return };
+    for field in ["uid", "namespace", "creationTimestamp", "resourceVersion", "generation"] {
+        match before.get(field) {
+            Some(value) => map.insert(field.to_owned(), value.clone()),
+            None => map.remove(field),
+        };
     }
 }
 

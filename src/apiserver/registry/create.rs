@@ -58,7 +58,8 @@ impl Registry {
         let warnings = strategy.warnings(&object);
         let mut tries = 0;
         let entry = loop {
-            match self.put_new(call, resource, namespace, &object).await {
+            let value = self.to_stored(resource, &object).await?;
+            match self.put_new(call, resource, (namespace, &object), value).await {
                 Ok(entry) => break entry,
                 Err(StoreError::Conflict(_)) if generated && tries < NAME_TRIES => {
                     tries += 1;
@@ -69,12 +70,16 @@ impl Registry {
                 Err(error) => return Err(store_error(&error)),
             }
         };
+        if !call.dry_run {
+            self.observed.written(&resource.kind.storage);
+        }
         if let (Some(reservation), false) = (reservation, call.dry_run) {
             reservation.keep();
             if let Some(hook) = self.hook(resource) {
                 hook.written(&object);
             }
         }
+        let entry = Self::as_written(resource, entry, &object);
         Ok(Written { created: true, warnings, ..Written::stored(entry) })
     }
 
@@ -82,11 +87,10 @@ impl Registry {
         &self,
         call: &Call<'_>,
         resource: &Resource,
-        namespace: &str,
-        object: &Object,
+        (namespace, object): (&str, &Object),
+        value: Value,
     ) -> Result<Entry, StoreError> {
         let key = resource.kind.key(namespace, meta::text(object, "name"));
-        let value = stored_value(resource, object);
         if call.dry_run {
             return match self.store.get(&key).await? {
                 Some(there) => Err(StoreError::Conflict(Some(there))),

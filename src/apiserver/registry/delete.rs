@@ -11,7 +11,6 @@
 
 use serde_json::{Value as Json, json};
 
-use super::create::stored_value;
 use super::update::Target;
 use super::{Call, Registry, Written, meta, store_error, ttl};
 use crate::api::Object;
@@ -124,7 +123,8 @@ impl Registry {
             let Some(entry) = self.store.get(&key).await.map_err(|e| store_error(&e))? else {
                 return Err(target.not_found());
             };
-            let old = encoding::decode(target.resource, &entry)?;
+            let shown = self.one_in_version(target.resource, entry.clone()).await?;
+            let old = encoding::decode(target.resource, &shown)?;
             match_preconditions(target, options, &old)?;
             call.check(Operation::Delete, target.resource, Some(&old), &old).await?;
             if let Some(written) = self.delete_once(target, options, &entry, &old).await? {
@@ -152,13 +152,14 @@ impl Registry {
         };
         let stays = holds || grace > 0;
         if stays && !self.begin(target, &mut new, grace) && new == *old {
-            return Ok(Some(Written::stored(entry.clone())));
+            return Ok(Some(Written::stored(Self::as_written(resource, entry.clone(), &new))));
         }
-        let value = stored_value(resource, &new);
+        let value = self.to_stored(resource, &new).await?;
+        let shown = |entry| Written::stored(Self::as_written(resource, entry, &new));
         let (key, expect) = (entry.key.clone(), Expect::Modified(entry.modified));
         if options.dry_run {
             let entry = Entry { value, ..entry.clone() };
-            return Ok(Some(Written { deleted: !stays, ..Written::stored(entry) }));
+            return Ok(Some(Written { deleted: !stays, ..shown(entry) }));
         }
         let write = if stays {
             Write::Put { key, value, expect, ttl: ttl(resource) }
@@ -167,12 +168,13 @@ impl Registry {
         };
         match self.store.write(write).await {
             Ok(entry) => {
+                self.observed.written(&resource.kind.storage);
                 match self.hook(resource) {
                     Some(hook) if stays => hook.written(&new),
                     Some(hook) => hook.release(old),
                     None => {}
                 }
-                Ok(Some(Written { deleted: !stays, ..Written::stored(entry) }))
+                Ok(Some(Written { deleted: !stays, ..shown(entry) }))
             }
             Err(StoreError::Conflict(_)) => Ok(None),
             Err(error) => Err(store_error(&error)),

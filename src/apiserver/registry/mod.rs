@@ -10,11 +10,13 @@
 
 pub mod call;
 pub mod collection;
+pub(in crate::apiserver) mod convert;
 pub mod create;
 pub mod delete;
 pub mod hooks;
 mod managed;
 pub mod meta;
+mod observe;
 pub mod read;
 pub mod token;
 pub mod update;
@@ -29,8 +31,10 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 
 pub use call::{Call, Written};
+pub use convert::Converter;
 pub use delete::DeleteOptions;
 pub use hooks::{Hook, Reservation};
+pub use observe::Derived;
 
 use super::catalog::{Catalog, Resource, Strategies};
 use super::definitions::{DEFINITIONS, Definitions};
@@ -69,6 +73,8 @@ pub struct Registry {
     strategies: Strategies,
     rng: Mutex<Rng>,
     hooks: HashMap<String, Arc<dyn Hook>>,
+    observed: observe::Observed,
+    converter: std::sync::OnceLock<Arc<dyn Converter>>,
 }
 
 /// A change, as the in-process watch tells it.
@@ -111,6 +117,8 @@ impl Registry {
             strategies: config.strategies,
             rng: Mutex::new(config.rng),
             hooks: HashMap::new(),
+            observed: observe::Observed::default(),
+            converter: std::sync::OnceLock::new(),
         }
     }
 

@@ -108,7 +108,8 @@ impl Registry {
     /// 404.
     pub(crate) async fn entry(&self, target: Target<'_>) -> Result<Entry, ApiError> {
         let entry = self.store.get(&target.key()).await.map_err(|e| store_error(&e))?;
-        entry.ok_or_else(|| target.not_found())
+        let entry = entry.ok_or_else(|| target.not_found())?;
+        self.one_in_version(target.resource, entry).await
     }
 
     /// A page of a list.
@@ -137,7 +138,12 @@ impl Registry {
             (token.revision, Some(format!("{prefix}{}", token.after)))
         };
         match self.scan(&prefix, snapshot, after, options).await {
-            Ok(listed) => Ok(listed),
+            Ok(mut listed) => {
+                let entries = std::mem::take(&mut listed.entries);
+                let converter = self.converting();
+                listed.entries = super::convert::in_version(&converter, resource, entries).await?;
+                Ok(listed)
+            }
             Err(StoreError::Compacted { .. }) if !options.continue_token.is_empty() => {
                 Err(expired(&options.continue_token))
             }

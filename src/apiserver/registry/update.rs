@@ -1,6 +1,5 @@
 //! Update: replace, patch, and every write of a subresource that changes its parent.
 
-use super::create::stored_value;
 use super::{Call, Registry, Written, meta, store_error, ttl};
 use crate::api::Object;
 use crate::api::status::ApiError;
@@ -76,7 +75,8 @@ impl Registry {
                 let object = change(&serde_json::json!({"metadata": {}}))?;
                 return self.create_as(call, target.resource, target.namespace, object).await;
             };
-            let old = encoding::decode(target.resource, &entry)?;
+            let shown = self.one_in_version(target.resource, entry.clone()).await?;
+            let old = encoding::decode(target.resource, &shown)?;
             let mut new = change(&old)?;
             let named = self.match_preconditions(target, replaces, &new, &old)?;
             match self.swap(call, target, part, &entry, &old, &mut new).await? {
@@ -157,23 +157,19 @@ impl Registry {
             None => None,
         };
         let mut errors = meta::check_change(new, old);
-        if part != Some(Part::Status) {
-            errors.extend(strategy.validate(new));
-        }
-        if let Some(part) = part {
-            errors.extend(strategy.validate_update(part, new, old));
-        }
+        errors.extend(strategy.validate_change(part, new, old));
         self.refuse_invalid(resource, new, errors)?;
         call.check(Operation::Update, resource, Some(old), new).await?;
         let warnings = strategy.warnings(new);
-        let value = stored_value(resource, new);
+        let value = self.to_stored(resource, new).await?;
+        let shown = |entry| Written::stored(Self::as_written(resource, entry, new));
         if value == entry.value {
             // Nothing changed: nothing is written, and nobody is told.
-            return Ok(Some(Written { warnings, ..Written::stored(entry.clone()) }));
+            return Ok(Some(Written { warnings, ..shown(entry.clone()) }));
         }
         if call.dry_run {
             let entry = Entry { value, ..entry.clone() };
-            return Ok(Some(Written { warnings, ..Written::stored(entry) }));
+            return Ok(Some(Written { warnings, ..shown(entry) }));
         }
         let gone = goes_with_update(resource, new);
         let expect = Expect::Modified(entry.modified);
@@ -185,6 +181,7 @@ impl Registry {
         };
         match self.store.write(write).await {
             Ok(entry) => {
+                self.observed.written(&resource.kind.storage);
                 if let Some(reservation) = reservation {
                     reservation.keep();
                 }
@@ -193,7 +190,7 @@ impl Registry {
                     Some(hook) => hook.written(new),
                     None => {}
                 }
-                Ok(Some(Written { warnings, deleted: gone, ..Written::stored(entry) }))
+                Ok(Some(Written { warnings, deleted: gone, ..shown(entry) }))
             }
             Err(StoreError::Conflict(_)) => Ok(None),
             Err(error) => Err(store_error(&error)),

@@ -15,6 +15,7 @@ mod scale;
 mod stream;
 mod subresource;
 mod system;
+mod trail;
 mod write;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
 use tracing::Instrument;
 
+use super::admission::Told;
 use super::auth::{Attributes, UserInfo};
 use super::beside::{Beside, Caller, with_password};
 use super::catalog::Resource;
@@ -42,6 +44,7 @@ use crate::api::fields::Operation as FieldOperation;
 use crate::api::proto;
 use crate::api::schema::FieldValidation;
 use crate::api::status::{ApiError, Reason};
+use trail::Trail;
 
 /// A request that was authorized, without its body.
 pub(super) struct Context {
@@ -53,6 +56,9 @@ pub(super) struct Context {
     pub attributes: Attributes,
     /// The client's connection, where it asks to switch it to another protocol.
     pub upgrade: Mutex<Option<OnUpgrade>>,
+    /// What is said of the request besides its answer.
+    pub told: Arc<Told>,
+    trail: Option<Arc<Trail>>,
 }
 
 /// How long the name of a manager may be, in bytes.
@@ -78,14 +84,25 @@ pub(super) async fn serve(server: Arc<ApiServer>, request: Request<Body>) -> Res
         Ok(query) => error_style(request.headers(), query, protobuf),
         Err(_) => Style::PLAIN,
     };
+    let said = Arc::new(Told::default());
+    let trail = Trail::begin(&server, &request, &told);
+    let long_running = is_long_running(&told);
     let answered = match query {
-        Ok(query) => answer(server.clone(), request, asked, query, told).instrument(span).await,
+        Ok(query) => {
+            let incoming =
+                Incoming { asked, query, told, said: said.clone(), trail: trail.clone() };
+            answer(server.clone(), request, incoming).instrument(span).await
+        }
         Err(error) => Err(error),
     };
-    let response = match answered {
+    let mut response = match answered {
         Ok(response) => response,
         Err(error) => respond::error(error, style).await,
     };
+    respond::warn(&mut response, &said.warnings());
+    if let Some(trail) = trail {
+        response = trail.end(response, &said, long_running).await;
+    }
     labels.code = response.status().as_u16();
     let took = server.config.registry.clock().monotonic().saturating_sub(started);
     server.metrics.answered(labels, took.as_secs_f64());
@@ -153,18 +170,41 @@ fn labels(server: &ApiServer, told: &Attributes) -> RequestLabels {
     }
 }
 
-async fn answer(
-    server: Arc<ApiServer>,
-    request: Request<Body>,
+/// A request, understood.
+struct Incoming {
     asked: Asked,
     query: Query,
     told: Attributes,
+    said: Arc<Told>,
+    trail: Option<Arc<Trail>>,
+}
+
+async fn answer(
+    server: Arc<ApiServer>,
+    request: Request<Body>,
+    Incoming { asked, query, told, said, trail }: Incoming,
 ) -> Answered {
     let (mut parts, body) = request.into_parts();
     let upgrade = Mutex::new(parts.extensions.remove::<OnUpgrade>());
-    let user = identity::authenticate(&server, &parts).await?;
-    let user = identity::impersonate(&server, user, &parts.headers).await?;
+    let asker = identity::authenticate(&server, &parts).await?;
+    let user = identity::impersonate(&server, asker.clone(), &parts.headers).await?;
+    if let Some(trail) = &trail {
+        trail.received(&asker, (user != asker).then_some(&user));
+    }
+    let long_running = is_long_running(&told);
+    let admitted = server.fairness.enter(&user, &told, long_running).await?;
     identity::authorize(&server, &user, &told).await?;
+    if let Some(aggregator) = &server.config.aggregator
+        && let Some((group, version)) = group_version(&asked)
+    {
+        let catalog = server.config.registry.catalog();
+        let delegate = aggregator.delegate(catalog.table(), group, version).await?;
+        if let Some(delegate) = delegate {
+            let request = (parts.method, &parts.uri, &parts.headers);
+            let answered = aggregator.ask(&delegate, &user, request, body).await;
+            return answered.map(|response| admitted.told(response));
+        }
+    }
     let context = Context {
         server,
         method: parts.method,
@@ -173,11 +213,28 @@ async fn answer(
         user,
         attributes: told,
         upgrade,
+        told: said,
+        trail,
     };
-    match asked {
+    let answered = match asked {
         Asked::Other(path) => system::serve(&context, &path).await,
         Asked::Resource(path) => resource(&context, &path, body).await,
+    };
+    answered.map(|response| admitted.told(response))
+}
+
+/// The group and version that a request is about.
+fn group_version(asked: &Asked) -> Option<(&str, &str)> {
+    match asked {
+        Asked::Resource(path) => Some((&path.group, &path.version)),
+        Asked::Other(path) => path.strip_prefix("/apis/")?.split_once('/'),
     }
+}
+
+/// Watches and streams run as long as their client likes.
+fn is_long_running(told: &Attributes) -> bool {
+    let streams = ["log", "exec", "attach", "portforward", "proxy"];
+    told.verb == "watch" || streams.contains(&told.subresource.as_str())
 }
 
 /// A request about a resource.
@@ -188,7 +245,7 @@ async fn resource(context: &Context, path: &ResourcePath, body: Body) -> Answere
     if path.namespace.is_some() && !resource.namespaced() {
         return Err(not_served());
     }
-    if context.is_long_running(path) {
+    if is_long_running(&context.attributes) {
         return dispatch(context, path, &resource, body).await;
     }
     let limit = context.server.config.limits.request_timeout;
@@ -265,15 +322,6 @@ impl Context {
         &self.server.config.registry
     }
 
-    /// Watches and streams have no time limit but their own.
-    fn is_long_running(&self, path: &ResourcePath) -> bool {
-        let streams = matches!(
-            path.subresource.as_deref(),
-            Some("log" | "exec" | "attach" | "portforward" | "proxy")
-        );
-        streams || self.attributes.verb == "watch"
-    }
-
     /// The namespace of the objects that the request is about.
     pub(super) fn namespace(&self, resource: &Resource) -> &str {
         if resource.namespaced() { &self.attributes.namespace } else { "" }
@@ -288,6 +336,7 @@ impl Context {
             operation: FieldOperation::Update,
             dry_run,
             admission: &self.server.config.admission,
+            told: self.told.clone(),
         }
     }
 
@@ -363,7 +412,13 @@ impl Context {
     pub(super) async fn read(&self, body: Body) -> Result<Bytes, ApiError> {
         let limit = self.server.config.limits.body_bytes_max;
         match Limited::new(body, limit).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
+            Ok(collected) => {
+                let bytes = collected.to_bytes();
+                if let Some(trail) = &self.trail {
+                    trail.keep_request(&bytes);
+                }
+                Ok(bytes)
+            }
             Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::new(
                 Reason::RequestEntityTooLarge,
                 format!("Request entity too large: limit is {limit}"),

@@ -65,7 +65,7 @@ async fn hand_on(
         "Service" => "ServiceProxyOptions",
         _ => return Err(not_served()),
     };
-    admit(context, options, None).await?;
+    admit(context, resource, options, None).await?;
     let namespace = context.namespace(resource);
     let target = Target { resource, namespace, name: &asked.name };
     let entry = context.registry().entry(target).await?;

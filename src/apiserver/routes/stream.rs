@@ -46,7 +46,7 @@ pub(super) async fn serve(
         Subresource::Attach => "PodAttachOptions",
         _ => "PodPortForwardOptions",
     };
-    admit(context, kind, Some(&pod)).await?;
+    admit(context, resource, kind, Some(&pod)).await?;
     let path = path(context, &pod, namespace, name, subresource)?;
     let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
@@ -63,6 +63,7 @@ pub(super) async fn serve(
 /// Plugins may refuse the connection, as they may a write.
 pub(super) async fn admit(
     context: &Context,
+    resource: &Resource,
     kind: &str,
     old: Option<&Object>,
 ) -> Result<(), ApiError> {
@@ -71,8 +72,11 @@ pub(super) async fn admit(
         attributes: &context.attributes,
         user: &context.user,
         kind,
+        resource,
         old,
         dry_run: false,
+        again: false,
+        told: &context.told,
     };
     let mut options = serde_json::json!({"kind": kind, "apiVersion": "v1"});
     for plugin in &context.server.config.admission {

@@ -90,6 +90,12 @@ async fn only(
             merged["metadata"][precondition] = new["metadata"][precondition].clone();
         }
         let [outer, inner] = field;
+        // An approval and a finalization may change the metadata as well.
+        if *inner != "ephemeralContainers" {
+            for part in ["labels", "annotations", "finalizers", "ownerReferences"] {
+                merged["metadata"][part] = new["metadata"][part].clone();
+            }
+        }
         match new[*outer][*inner].clone() {
             Value::Null => {
                 if let Some(map) = merged[*outer].as_object_mut() {
@@ -135,8 +141,11 @@ async fn token(context: &Context, resource: &Resource, name: &str, body: Body) -
         attributes: &context.attributes,
         user: &context.user,
         kind: "TokenRequest",
+        resource,
         old: None,
         dry_run: false,
+        again: false,
+        told: &context.told,
     };
     for plugin in &context.server.config.admission {
         plugin.admit(&request, &mut object).await?;

@@ -115,14 +115,42 @@ async fn version(context: &Context) -> Answered {
 
 async fn document(context: &Context, path: &str) -> Answered {
     let host = context.headers.get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let document = discovery::document(&context.registry().catalog(), path, host);
+    let catalog = context.registry().catalog();
+    let mut document = discovery::document(&catalog, path, host);
+    if let Some(aggregator) = &context.server.config.aggregator
+        && path.starts_with("/apis")
+    {
+        let others = aggregator.groups(catalog.table()).await?;
+        document = merged(document, path, others);
+    }
     let document: Value = document.ok_or_else(not_served)?;
     let (_, style) = context.accepted(Offer::Plain)?;
     Ok(respond::value(StatusCode::OK, &document, style).await)
 }
 
+/// Discovery with the groups that other servers serve.
+fn merged(document: Option<Value>, path: &str, others: Vec<Value>) -> Option<Value> {
+    if path == "/apis" {
+        let mut document = document?;
+        document["groups"].as_array_mut()?.extend(others);
+        return Some(document);
+    }
+    document.or_else(|| {
+        let name = path.strip_prefix("/apis/")?;
+        let mut group = others.into_iter().find(|group| group["name"] == name)?;
+        group["kind"] = "APIGroup".into();
+        group["apiVersion"] = "v1".into();
+        Some(group)
+    })
+}
+
 async fn aggregated(context: &Context, core: bool, form: Aggregated) -> Answered {
-    let document = discovery::aggregated(&context.registry().catalog(), core, form);
+    let catalog = context.registry().catalog();
+    let mut document = discovery::aggregated(&catalog, core, form);
+    if let (false, Some(aggregator)) = (core, &context.server.config.aggregator) {
+        let others = aggregator.discovered(catalog.table()).await?;
+        document["items"].as_array_mut().into_iter().for_each(|all| all.extend(others.clone()));
+    }
     let text = document.to_string();
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     let tag = format!("\"{}\"", hex::encode_upper(digest.as_ref()));

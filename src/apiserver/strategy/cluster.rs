@@ -149,6 +149,11 @@ pub(super) const PRIORITY_CLASS: Rules = Rules {
 };
 
 pub(super) const RUNTIME_CLASS: Rules = Rules {
+    validate: |object| {
+        let handler = object["handler"].as_str().unwrap_or_default();
+        let path = crate::api::field::Path::new("handler");
+        names::dns_label(handler).iter().map(|why| path.invalid(handler, why)).collect()
+    },
     validate_update: |_, new, old| validation::immutable(new, old, "handler"),
     columns: &[NAME, text("Handler"), AGE],
     cells: |o, now| vec![cells::name(o), or(&o["handler"], ""), age(o, now)],

@@ -142,6 +142,7 @@ pub(super) const CLAIM: Rules = Rules {
 };
 
 pub(super) const STORAGE_CLASS: Rules = Rules {
+    validate: validation::storage_class,
     validate_update: |_, new, old| {
         ["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"]
             .into_iter()
@@ -183,6 +184,8 @@ pub(super) const STORAGE_CLASS: Rules = Rules {
 };
 
 pub(super) const ATTACHMENT: Rules = Rules {
+    validate: validation::attachment,
+    validate_update: |_, new, old| validation::immutable(new, old, "spec"),
     generation: Generation::None,
     columns: &[NAME, text("Attacher"), text("PV"), text("Node"), flag("Attached"), AGE],
     cells: |o, now| {
@@ -199,12 +202,20 @@ pub(super) const ATTACHMENT: Rules = Rules {
 };
 
 pub(super) const CSI_NODE: Rules = Rules {
+    validate: validation::csi_node,
     columns: &[NAME, number("Drivers"), AGE],
     cells: |o, now| vec![cells::name(o), json!(list(&o["spec"]["drivers"]).len()), age(o, now)],
     ..PLAIN
 };
 
 pub(super) const CSI_CAPACITY: Rules = Rules {
+    validate: validation::csi_capacity,
+    validate_update: |_, new, old| {
+        ["nodeTopology", "storageClassName"]
+            .into_iter()
+            .flat_map(|field| validation::immutable(new, old, field))
+            .collect()
+    },
     columns: &[NAME, text("StorageClassName"), text("Capacity"), AGE],
     cells: |o, now| {
         let capacity = or(&o["capacity"], "<unset>");
@@ -214,6 +225,7 @@ pub(super) const CSI_CAPACITY: Rules = Rules {
 };
 
 pub(super) const CSI_DRIVER: Rules = Rules {
+    validate: validation::csi_driver,
     columns: &[
         NAME,
         flag("AttachRequired"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Part, Strategy, age, cells};
+use super::{Conversion, Part, Strategy, age, cells};
 use crate::api::Object;
 use crate::api::custom::Custom;
 use crate::api::kinds::{Kind, Scope};
@@ -93,15 +93,14 @@ impl Strategy for CustomKind {
 
     fn validate(&self, object: &Object) -> Vec<FieldError> {
         let mut errors = meta::validate_any(object, self.namespaced, names::dns_subdomain);
-        errors.extend(self.custom.validate(object));
+        errors.extend(self.custom.validate(object, None));
         errors
     }
 
-    fn validate_update(&self, part: Part, object: &Object, _: &Object) -> Vec<FieldError> {
-        match part {
-            Part::Main => Vec::new(),
-            Part::Status => self.custom.validate(object),
-        }
+    fn validate_change(&self, _: Option<Part>, object: &Object, old: &Object) -> Vec<FieldError> {
+        let mut errors = meta::validate_any(object, self.namespaced, names::dns_subdomain);
+        errors.extend(self.custom.validate(object, Some(old)));
+        errors
     }
 
     fn generation_changes(&self, new: &Object, old: &Object) -> Option<bool> {
@@ -110,6 +109,12 @@ impl Strategy for CustomKind {
 
     fn updates_unconditionally(&self) -> bool {
         false
+    }
+
+    /// What was stored before its definition had a default is read with it; only kinds that have
+    /// any are decoded for it.
+    fn conversion(&self) -> Option<&dyn Conversion> {
+        self.custom.has_defaults.then_some(self as &dyn Conversion)
     }
 
     fn status_takes_metadata(&self) -> bool {
@@ -148,6 +153,14 @@ impl Strategy for CustomKind {
         row.extend(columns.map(|c| self.cell(&c.path.find(object), &c.kind, now)));
         row
     }
+}
+
+impl Conversion for CustomKind {
+    fn to_served(&self, object: &mut Object) {
+        self.custom.default(object);
+    }
+
+    fn to_stored(&self, _: &mut Object) {}
 }
 
 /// The metadata is the old one again, but for the fields `keep`.

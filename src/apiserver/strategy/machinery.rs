@@ -33,13 +33,32 @@ fn param_kind(object: &Object) -> Value {
     }
 }
 
+/// What the types of its expressions tell, as far as kinds are known here, goes into the status at
+/// once.
+fn type_check(object: &mut Object, generation: i64) {
+    if !object["spec"].is_object() {
+        return;
+    }
+    let warnings = crate::api::validation::policy::type_warnings(object);
+    object["status"]["observedGeneration"] = generation.into();
+    object["status"]["typeChecking"] = match warnings.is_empty() {
+        true => json!({}),
+        false => json!({"expressionWarnings": warnings}),
+    };
+}
+
 pub(super) const VALIDATING_POLICY: Rules = Rules {
     validate: judge::validating_policy,
-    update: |part, object, old| {
-        if part == Part::Status {
+    create: |object| type_check(object, 1),
+    update: |part, object, old| match part {
+        Part::Status => {
             let keep = ["managedFields", "resourceVersion"];
             super::custom::metadata_stays(object, old, &keep);
         }
+        Part::Main if object["spec"] != old["spec"] => {
+            type_check(object, meta::generation(old) + 1);
+        }
+        Part::Main => {}
     },
     columns: &[NAME, number("Validations"), text("ParamKind"), AGE],
     cells: |object, now| {
@@ -91,6 +110,7 @@ fn is_available(object: &mut Object) {
 }
 
 pub(super) const API_SERVICE: Rules = Rules {
+    name: crate::api::names::path_segment,
     create: is_available,
     validate: judge::api_service,
     generation: Generation::None,
@@ -185,6 +205,7 @@ pub(super) const IP_ADDRESS: Rules = Rules {
 
 pub(super) const SERVICE_CIDR: Rules = Rules {
     validate: judge::service_cidr,
+    validate_update: |_, object, old| judge::service_cidr_update(object, old),
     columns: &[NAME, text("CIDRs"), AGE],
     cells: |object, now| {
         let cidrs = list(&object["spec"]["cidrs"]).iter().filter_map(Value::as_str);

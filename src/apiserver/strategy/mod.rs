@@ -94,6 +94,23 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// All rules of a change. A write to the status is not held to those of the rest.
+    fn validate_change(
+        &self,
+        part: Option<Part>,
+        object: &Object,
+        old: &Object,
+    ) -> Vec<FieldError> {
+        let mut errors = match part {
+            Some(Part::Status) => Vec::new(),
+            _ => self.validate(object),
+        };
+        if let Some(part) = part {
+            errors.extend(self.validate_update(part, object, old));
+        }
+        errors
+    }
+
     /// Whether the change from `old` to `new` raises `metadata.generation` (`spec` changed), or
     /// the kind has no generation (`None`).
     fn generation_changes(&self, new: &Object, old: &Object) -> Option<bool> {

@@ -205,6 +205,7 @@ pub(super) const ENDPOINT_SLICE: Rules = Rules {
 };
 
 pub(super) const INGRESS: Rules = Rules {
+    validate: validation::ingress,
     create: |o| {
         entry(o, "status").insert("loadBalancer".into(), json!({}));
     },
@@ -231,6 +232,8 @@ pub(super) const INGRESS: Rules = Rules {
 };
 
 pub(super) const INGRESS_CLASS: Rules = Rules {
+    validate: validation::ingress_class,
+    validate_update: |_, new, old| validation::ingress_class_update(new, old),
     generation: Generation::Spec,
     columns: &[NAME, text("Controller"), text("Parameters"), AGE],
     cells: |o, now| {
@@ -249,6 +252,7 @@ pub(super) const INGRESS_CLASS: Rules = Rules {
 };
 
 pub(super) const NETWORK_POLICY: Rules = Rules {
+    validate: validation::network_policy,
     generation: Generation::Spec,
     columns: &[NAME, text("Pod-Selector"), AGE],
     cells: |o, now| vec![cells::name(o), cells::selector(&o["spec"]["podSelector"]), age(o, now)],

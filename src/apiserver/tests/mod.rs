@@ -2,6 +2,7 @@
 
 mod apply;
 mod custom;
+mod validation;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -98,6 +99,8 @@ impl Api {
             answers: HashMap::new(),
             nodes: Arc::new(NoNodes),
             beside: Vec::new(),
+            aggregator: None,
+            audit: None,
             limits: Limits::default(),
         });
         let user = UserInfo { name: "admin".into(), ..UserInfo::default() };

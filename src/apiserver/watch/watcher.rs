@@ -22,6 +22,7 @@ use crate::apiserver::catalog::Resource;
 use crate::apiserver::encoding::ListMeta;
 use crate::apiserver::filter::Filter;
 use crate::apiserver::negotiate::{Form, Media};
+use crate::apiserver::registry::convert::{Converting, in_version};
 use crate::apiserver::registry::read::{ListOptions, parse_version};
 use crate::apiserver::registry::{Registry, store_error};
 use crate::base::clock::SharedClock;
@@ -50,6 +51,7 @@ pub struct Watcher {
     form: Form,
     media: Media,
     clock: SharedClock,
+    converter: Converting,
     pending: VecDeque<Bytes>,
     catching_up: Option<WatchStream>,
     subscription: Subscription,
@@ -87,6 +89,7 @@ impl Registry {
             form: options.form,
             media: options.media,
             clock: self.clock.clone(),
+            converter: self.converting(),
             pending: VecDeque::new(),
             catching_up: None,
             told: subscription.joined,
@@ -222,11 +225,11 @@ impl Watcher {
                 () = tokio::time::sleep_until(self.deadline) => self.ended = true,
                 () = self.subscription.ending.cancelled() => self.ended = true,
                 told = self.subscription.queue.recv() => match told {
-                    Some(told) => self.tell(&told),
+                    Some(told) => self.tell(&told).await,
                     None => self.ended = true,
                 },
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
-                    self.mark();
+                    self.mark().await;
                 }
             }
         }
@@ -238,7 +241,7 @@ impl Watcher {
         let joined = self.subscription.joined;
         match notices.next().await {
             Some(Ok(Notice::Event(event))) if event.revision <= joined => {
-                self.tell(&Told::new(event));
+                self.tell(&Told::new(event)).await;
             }
             Some(Ok(Notice::Progress(revision))) if revision < joined => {}
             Some(Ok(_)) => self.catching_up = None,
@@ -250,7 +253,7 @@ impl Watcher {
         }
     }
 
-    fn tell(&mut self, told: &Told) {
+    async fn tell(&mut self, told: &Told) {
         let event: &Event = &told.event;
         if event.revision <= self.told {
             return;
@@ -260,7 +263,19 @@ impl Watcher {
             return;
         }
         let Some(kind) = told.seen_by(&self.filter) else { return };
-        match told.line(&self.resource, (self.form, self.media), kind, self.clock.now()) {
+        let now = self.clock.now();
+        let line = match self.resource.kind.custom.as_deref() {
+            // What a webhook converts is not shared.
+            Some(custom) if custom.webhook.is_object() => {
+                let (converter, resource) = (self.converter.clone(), self.resource.clone());
+                let form = (self.form, self.media);
+                let entries = vec![event.entry.clone()];
+                let entries = in_version(&converter, &resource, entries).await;
+                entries.and_then(|all| told::line(&resource, form, kind, &all[0], now))
+            }
+            _ => told.line(&self.resource, (self.form, self.media), kind, now),
+        };
+        match line {
             Ok(line) => self.pending.push_back(line),
             Err(error) => self.fail(&error),
         }
@@ -276,12 +291,12 @@ impl Watcher {
     }
 
     /// Tell how far the watch is, if nothing waits to be told.
-    fn mark(&mut self) {
+    async fn mark(&mut self) {
         self.next_bookmark = Instant::now() + BOOKMARK_EVERY;
         let position = self.subscription.hub.position();
         // Read the queue after the position: what was handed out before it is in there.
         if let Ok(told) = self.subscription.queue.try_recv() {
-            self.tell(&told);
+            self.tell(&told).await;
         } else if position > self.told {
             self.told = position;
             let line = self.bookmark(position, false);

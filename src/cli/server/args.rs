@@ -55,6 +55,23 @@ pub struct ServerArgs {
     /// How long pods stay on a node that is unreachable, unless they say otherwise
     #[arg(long, default_value_t = 300)]
     pub default_unreachable_toleration_seconds: i64,
+    /// File that says which resources are sealed on disk, by which keys
+    /// (Kubernetes' EncryptionConfiguration: aesgcm, identity)
+    #[arg(long, value_name = "FILE")]
+    pub encryption_config: Option<PathBuf>,
+    /// File that says which requests are written to the audit log, and how much of them
+    /// (audit.k8s.io/v1 Policy)
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// The audit log, one event a line
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// The audit log is begun anew at this size, in MiB; the old one is kept beside it
+    #[arg(long, default_value_t = 100)]
+    pub audit_log_maxsize: u64,
+    /// How many old audit logs are kept
+    #[arg(long, default_value_t = 5)]
+    pub audit_log_maxbackup: usize,
     /// End when standard input ends, as it does when the process that holds its other end dies
     #[arg(long, hide = true)]
     pub stop_at_stdin_eof: bool,
@@ -117,6 +134,17 @@ pub struct ServerConfig {
     pub descheduling: Option<Descheduling>,
     pub node_lifecycle: NodeLifecycleConfig,
     pub tolerations: DefaultTolerationSeconds,
+    pub encryption_config: Option<PathBuf>,
+    pub audit: Option<AuditConfig>,
+}
+
+/// Where requests are written down.
+#[derive(Debug, Clone)]
+pub struct AuditConfig {
+    pub policy: PathBuf,
+    pub log: PathBuf,
+    pub bytes_max: u64,
+    pub backups_max: usize,
 }
 
 impl ServerArgs {
@@ -152,7 +180,13 @@ impl ServerArgs {
             ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
             ip => ip,
         });
+        let audit = self.audit_policy_file.zip(self.audit_log_path).map(|(policy, log)| {
+            let bytes_max = self.audit_log_maxsize.saturating_mul(1024 * 1024);
+            AuditConfig { policy, log, bytes_max, backups_max: self.audit_log_maxbackup }
+        });
         Ok(ServerConfig {
+            encryption_config: self.encryption_config,
+            audit,
             data_dir: self.data_dir,
             listen: self.listen,
             advertise,

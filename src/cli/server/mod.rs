@@ -1,6 +1,7 @@
 //! `coracle server`: the control plane in one process.
 
 mod args;
+mod encryption;
 mod files;
 mod images;
 mod run;

@@ -15,18 +15,27 @@ use anyhow::{Context as _, anyhow};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::args::ServerConfig;
+use super::args::{AuditConfig, ServerConfig};
+use super::encryption;
 use super::files;
 use super::images::ImagesOfCluster;
 use crate::api::kinds::KindTable;
-use crate::apiserver::admission::{
-    Plugin, certificate_requester, limit_ranger, namespace_lifecycle, priority, resource_quota,
-    runtime_class, service_account, taint_nodes,
+use crate::apiserver::admission::policy::{MutatingPolicies, ValidatingPolicies};
+use crate::apiserver::admission::webhook::{
+    Caller, ConversionWebhooks, MutatingWebhooks, ValidatingWebhooks, WebhookConfig,
 };
+use crate::apiserver::admission::{
+    Plugin, certificate_requester, default_storage_class, limit_ranger, namespace_lifecycle,
+    pod_security, priority, resource_quota, runtime_class, service_account, taint_nodes,
+};
+use crate::apiserver::aggregate::{self, Aggregator};
 use crate::apiserver::allocate::{self, ServiceAllocator};
+use crate::apiserver::audit::{self, Audit};
 use crate::apiserver::auth::{Auth, AuthConfig, UserInfo};
 use crate::apiserver::bootstrap::{self, BootstrapConfig};
+use crate::apiserver::forwarded::Forwarded;
 use crate::apiserver::listen::{self, ListenConfig};
+use crate::apiserver::reach::Reach;
 use crate::apiserver::registry::Hook;
 use crate::apiserver::{ApiServer, ApiServerConfig, Limits, Registry, RegistryConfig, strategy};
 use crate::base::clock::{SharedClock, SystemClock};
@@ -36,12 +45,15 @@ use crate::client::in_process;
 use crate::controllers::{self, ControllersConfig};
 use crate::image;
 use crate::link::identity::{
-    Ca, ServiceAccountKey, ServingCertificate, private_dir, serving_names, signer,
+    Ca, Identity, IdentityRequest, ServiceAccountKey, ServingCertificate, Usage, private_dir,
+    serving_names, signer,
 };
 use crate::link::tls::{ALPN_H2, ALPN_HTTP1, ALPN_TUNNEL, server_config};
 use crate::link::tunnel::Tunnels;
 use crate::scheduler::{self, SchedulerConfig};
+use crate::store::Store;
 use crate::store::redb::{self, RedbConfig, RedbStore};
+use crate::store::sealed::SealedStore;
 
 /// What the Service range is; `kubernetes` has its first address.
 const SERVICE_CIDR: &str = "10.43.0.0/16";
@@ -54,6 +66,8 @@ const VIRTUAL_ADDRESS: &str = "198.18.0.1:6443";
 const CONNECTIONS_MAX: usize = 20_000;
 /// How long running requests may take at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
+/// Longer than any server runs without a restart.
+const FRONT_PROXY_LIFETIME: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 const RENEW_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// Runs a server until `shutdown`.
@@ -68,7 +82,7 @@ pub async fn run(config: ServerConfig, shutdown: Shutdown) -> anyhow::Result<()>
     })?;
     let keys = Keys::open(&config, &clock)?;
     let store = open_store(&config, &clock)?;
-    let registry = registry(&store, &clock).await?;
+    let registry = registry(sealed(&config, &store).await?, &clock).await?;
     let tunnels = Tunnels::new();
     let images = open_images(&config)?;
     let server = api(&config, &registry, &keys, &tunnels, &images, &clock, &shutdown).await?;
@@ -81,6 +95,7 @@ pub async fn run(config: ServerConfig, shutdown: Shutdown) -> anyhow::Result<()>
         virtual_address: VIRTUAL_ADDRESS.parse().expect("a literal address"),
         server_url: url.clone(),
         ca_pem: ca_pem.clone(),
+        front_proxy_ca_pem: keys.front_proxy.certificate_pem().to_owned(),
     };
     bootstrap::reconcile(&registry, &bootstrap_config)
         .await
@@ -139,6 +154,8 @@ struct Keys {
     ca: Arc<Ca>,
     serving: Arc<ServingCertificate>,
     accounts: ServiceAccountKey,
+    /// A CA apart: nobody else gets a certificate of it.
+    front_proxy: Ca,
 }
 
 impl Keys {
@@ -149,7 +166,19 @@ impl Keys {
         let names = serving_names(&listen, &config.cluster_domain, &config.tls_sans);
         let serving = ServingCertificate::open(ca.clone(), &dir, names, clock.clone())?;
         let accounts = ServiceAccountKey::open_or_create(&dir)?;
-        Ok(Self { ca, serving, accounts })
+        let front_proxy = Ca::open_or_create(&dir.join("front-proxy"), clock.clone())?;
+        Ok(Self { ca, serving, accounts, front_proxy })
+    }
+
+    /// By which the server proves itself to servers that extend it.
+    fn proxy_identity(&self) -> anyhow::Result<Identity> {
+        Ok(self.front_proxy.issue(&IdentityRequest {
+            common_name: bootstrap::FRONT_PROXY.to_owned(),
+            organizations: Vec::new(),
+            sans: Vec::new(),
+            usages: vec![Usage::DigitalSignature, Usage::ClientAuth],
+            lifetime: FRONT_PROXY_LIFETIME,
+        })?)
     }
 }
 
@@ -165,6 +194,15 @@ fn open_images(config: &ServerConfig) -> anyhow::Result<Arc<image::registry::Reg
         .with_context(|| format!("the images in {} cannot be used", dir.display()))
 }
 
+/// The store as the registry sees it: what is to be sealed on disk is, all of it, from here on.
+async fn sealed(config: &ServerConfig, store: &Arc<RedbStore>) -> anyhow::Result<Arc<dyn Store>> {
+    let Some(file) = &config.encryption_config else { return Ok(store.clone()) };
+    let store = SealedStore::new(store.clone(), encryption::read(file)?);
+    let anew = store.reseal().await.context("what is stored could not be sealed anew")?;
+    tracing::info!(anew, "sealed values were written anew");
+    Ok(Arc::new(store))
+}
+
 fn rng() -> Rng {
     let mut seed = [0u8; 8];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed)
@@ -172,12 +210,12 @@ fn rng() -> Rng {
     Rng::seeded(u64::from_le_bytes(seed))
 }
 
-async fn registry(store: &Arc<RedbStore>, clock: &SharedClock) -> anyhow::Result<Arc<Registry>> {
+async fn registry(store: Arc<dyn Store>, clock: &SharedClock) -> anyhow::Result<Arc<Registry>> {
     let allocator = ServiceAllocator::new(SERVICE_CIDR.parse().expect("a literal range"), rng());
     let hooks: HashMap<String, Arc<dyn Hook>> =
         HashMap::from([("/services".to_owned(), allocator.clone() as Arc<dyn Hook>)]);
     let settings = RegistryConfig {
-        store: store.clone(),
+        store,
         kinds: KindTable::builtin(),
         strategies: strategy::strategies(),
         clock: clock.clone(),
@@ -206,17 +244,24 @@ async fn api(
         clock: clock.clone(),
     };
     let auth = Auth::start(auth, shutdown.clone()).await.context("roles could not be read")?;
+    let pods = Arc::new(Forwarded::new(tunnels.clone()));
+    let reach = Arc::new(Reach::new(registry.clone(), Some(pods)));
+    let aggregator = Aggregator::new(registry.clone(), reach.clone(), Some(keys.proxy_identity()?));
+    tokio::spawn(aggregate::follow(aggregator.clone(), shutdown.clone()));
     let mut admission: Vec<Arc<dyn Plugin>> = vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle::new(registry.clone())),
         Arc::new(limit_ranger::LimitRanger::new(registry.clone())),
         Arc::new(service_account::ServiceAccount::new(registry.clone(), rng())),
         Arc::new(taint_nodes::TaintNodesByCondition),
         Arc::new(priority::Priority::new(registry.clone())),
-        Arc::new(runtime_class::RuntimeClass::new(registry.clone())),
         Arc::new(config.tolerations),
+        Arc::new(runtime_class::RuntimeClass::new(registry.clone())),
+        Arc::new(default_storage_class::DefaultStorageClass::new(registry.clone())),
         Arc::new(certificate_requester::CertificateRequester),
+        Arc::new(pod_security::PodSecurity::new(registry.clone())),
     ];
     admission.extend(auth.admission);
+    admission.extend(extensions(registry, &auth.authorizer, reach));
     // The last one: what another refuses is not charged.
     admission.push(Arc::new(resource_quota::ResourceQuota::new(registry.clone())));
     Ok(ApiServer::new(ApiServerConfig {
@@ -227,8 +272,41 @@ async fn api(
         answers: auth.answers,
         nodes: tunnels.clone(),
         beside: vec![("/v2", Arc::new(ImagesOfCluster(images.clone())))],
+        aggregator: Some(aggregator),
+        audit: audit(config, clock)?,
         limits: Limits::default(),
     }))
+}
+
+fn audit(config: &ServerConfig, clock: &SharedClock) -> anyhow::Result<Option<Arc<Audit>>> {
+    let Some(AuditConfig { policy, log, bytes_max, backups_max }) = &config.audit else {
+        return Ok(None);
+    };
+    let told = || format!("--audit-policy-file {}", policy.display());
+    let text = std::fs::read_to_string(policy).with_context(told)?;
+    let source: serde_json::Value = serde_saphyr::from_str(&text).with_context(told)?;
+    let policy = audit::Policy::parse(&source).with_context(told)?;
+    let sink = audit::Sink::open(log, *bytes_max, *backups_max)
+        .with_context(|| format!("--audit-log-path {}", log.display()))?;
+    Ok(Some(Arc::new(Audit::new(policy, sink, clock.clone()))))
+}
+
+/// What the objects of the cluster itself have admission do: policies, and then webhooks.
+fn extensions(
+    registry: &Arc<Registry>,
+    authorizer: &Arc<dyn crate::apiserver::auth::Authorizer>,
+    reach: Arc<Reach>,
+) -> Vec<Arc<dyn Plugin>> {
+    let caller = Arc::new(Caller::new(reach));
+    registry.set_converter(Arc::new(ConversionWebhooks::new(caller.clone(), registry)));
+    let webhooks =
+        WebhookConfig { registry: registry.clone(), authorizer: authorizer.clone(), caller };
+    vec![
+        Arc::new(MutatingPolicies::new(registry.clone(), authorizer.clone())),
+        Arc::new(MutatingWebhooks::new(webhooks.clone())),
+        Arc::new(ValidatingPolicies::new(registry.clone(), authorizer.clone())),
+        Arc::new(ValidatingWebhooks::new(webhooks)),
+    ]
 }
 
 struct CaSigner(Arc<Ca>);

@@ -350,7 +350,7 @@ impl Worker {
         self.handle.view.lock().pod = Arc::clone(&self.pod);
         if plan != self.plan {
             let count = plan.containers.len().max(self.plan.containers.len());
-            self.artifacts.resize(count, None);
+            self.images.resize(count, None);
             self.live.resize(count, None);
             self.plan = plan;
             self.step(Event::Changed { images });
