@@ -56,6 +56,8 @@ impl Drop for Machine {
                     let _ = Command::new("kill").args(["-9", &pause.to_string()]).output();
                 }
             }
+            let pods = std::fs::read_dir(dir.join("pods")).into_iter().flatten().flatten();
+            let pods: Vec<_> = pods.map(|pod| pod.file_name()).collect();
             let root = dir.join("runc");
             let list = Command::new("runc").arg("--root").arg(&root).args(["list", "-q"]).output();
             let list = list.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
@@ -65,6 +67,14 @@ impl Drop for Machine {
                     .arg(&root)
                     .args(["delete", "--force", id])
                     .output();
+            }
+            // Of version 2 the first is the only hierarchy.
+            let root = Path::new("/sys/fs/cgroup");
+            let below = std::fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path());
+            for hierarchy in std::iter::once(root.to_path_buf()).chain(below) {
+                for pod in &pods {
+                    let _ = std::fs::remove_dir(hierarchy.join("coracle").join(pod));
+                }
             }
         }
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

@@ -29,6 +29,10 @@ have runc runc
 have nft nftables
 have ip iproute2
 have busybox busybox-static
+# One that is linked to libraries of this machine runs in no image.
+if ldd "$(command -v busybox)" 2>/dev/null | grep -q '=>'; then
+  apt-get install -y -qq busybox-static >/dev/null 2>&1 || missing+=("busybox (Debian package busybox-static)")
+fi
 have umoci umoci
 have skopeo skopeo
 

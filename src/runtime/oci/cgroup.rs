@@ -82,17 +82,21 @@ fn value(text: &str, word: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(word)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// Removes the empty groups of a pod.
+/// Removes the empty groups of a pod, and those of its containers that runc has left.
 pub fn remove_pod(pod: &str, unified: bool) {
-    let below = |dir: PathBuf| dir.join("coracle").join(pod);
-    if unified {
-        let _ = fs::remove_dir(below(PathBuf::from(ROOT)));
-        return;
-    }
-    for hierarchy in fs::read_dir(ROOT).into_iter().flatten().flatten() {
-        if hierarchy.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let _ = fs::remove_dir(below(hierarchy.path()));
+    let directories = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let kept = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        kept.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let root = PathBuf::from(ROOT);
+    let hierarchies = if unified { vec![root] } else { directories(&root) };
+    for hierarchy in hierarchies {
+        let group = hierarchy.join("coracle").join(pod);
+        for container in directories(&group) {
+            let _ = fs::remove_dir(container);
         }
+        let _ = fs::remove_dir(group);
     }
 }
 
