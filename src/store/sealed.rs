@@ -33,7 +33,7 @@ pub enum Seal {
     Plain,
     AesGcm {
         name: String,
-        key: LessSafeKey,
+        key: Box<LessSafeKey>,
     },
 }
 
@@ -55,7 +55,7 @@ impl Seal {
             _ => return None,
         };
         let key = UnboundKey::new(algorithm, secret).ok()?;
-        Some(Self::AesGcm { name: name.to_owned(), key: LessSafeKey::new(key) })
+        Some(Self::AesGcm { name: name.to_owned(), key: Box::new(LessSafeKey::new(key)) })
     }
 }
 

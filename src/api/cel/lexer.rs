@@ -147,8 +147,7 @@ impl Lexer<'_> {
     /// A string or bytes, where one begins here.
     fn text(&mut self) -> Result<Option<Token>, CompileError> {
         let rest = self.rest();
-        let prefix = rest.len()
-            - rest.trim_start_matches(|c: char| matches!(c, 'r' | 'R' | 'b' | 'B')).len();
+        let prefix = rest.len() - rest.trim_start_matches(['r', 'R', 'b', 'B']).len();
         let quoted = rest[prefix..].chars().next().filter(|c| matches!(c, '"' | '\''));
         let (Some(quote), true) = (quoted, prefix <= 2) else { return Ok(None) };
         let marks = rest[..prefix].to_ascii_lowercase();

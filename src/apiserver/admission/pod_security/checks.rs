@@ -29,7 +29,7 @@ fn quoted(words: &[String]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
 }
 
-fn which<'a>(pod: &'a Value, bad: impl Fn(&Value) -> bool) -> Vec<&'a str> {
+fn which(pod: &Value, bad: impl Fn(&Value) -> bool) -> Vec<&str> {
     containers(pod).filter(|container| bad(container)).map(name).collect()
 }
 
