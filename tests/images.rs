@@ -45,7 +45,7 @@ spec:
   restartPolicy: Never
 {more}
   containers:
-  - {{name: a, image: \"{image}\", args: [ls, /]}}
+  - {{name: a, image: \"{image}\", command: [toolbox, ls, /]}}
 "
     )
 }
@@ -121,7 +121,7 @@ fn what_is_pushed_runs_by_its_short_name() {
     cluster.wait_for("pod/none", waiting, "ImagePullBackOff");
     cluster.apply(
         &pod("never", "coracle.local/none:1", "")
-            .replace("args: [ls, /]", "args: [ls, /], imagePullPolicy: Never"),
+            .replace("command: [toolbox, ls, /]", "command: [toolbox, ls, /], imagePullPolicy: Never"),
     );
     cluster.wait_for("pod/never", waiting, "ErrImageNeverPull");
     cluster.apply(&pod("wrong", "No Such Name", ""));
@@ -253,7 +253,7 @@ fn images_are_carried_on_a_stick_under_the_names_that_manifests_use() {
     let saved = cluster.path().join("saved.tar");
     docker_archive(&saved, "ghcr.io/them/tool:v2");
     done(&cluster, &["images", "import", saved.to_str().expect("a path")]);
-    let env = pod("tool", "ghcr.io/them/tool:v2", "").replace(", args: [ls, /]", "");
+    let env = pod("tool", "ghcr.io/them/tool:v2", "").replace("[toolbox, ls, /]", "[toolbox, env]");
     cluster.apply(&env);
     cluster.wait_for("pod/tool", ".status.phase", "Succeeded");
     assert!(cluster.ok(&["logs", "tool"]).contains("FROM=image"));
@@ -357,7 +357,7 @@ fn images_that_no_pod_uses_make_room() {
     cluster.start_agent(0);
     cluster.wait_for_nodes(1);
     push(&cluster, "app:1");
-    cluster.apply(&pod("user", "app:1", "").replace("[ls, /]", "[sleep, inf]"));
+    cluster.apply(&pod("user", "app:1", "").replace("[toolbox, ls, /]", "[toolbox, sleep, inf]"));
     cluster.wait_for("pod/user", ".status.phase", "Running");
     let kept =
         || std::fs::read_dir(cluster.path().join("node-0/images/images")).expect("there").count();
