@@ -120,8 +120,10 @@ fn what_is_pushed_runs_by_its_short_name() {
     let waiting = ".status.containerStatuses[0].state.waiting.reason";
     cluster.wait_for("pod/none", waiting, "ImagePullBackOff");
     cluster.apply(
-        &pod("never", "coracle.local/none:1", "")
-            .replace("command: [toolbox, ls, /]", "command: [toolbox, ls, /], imagePullPolicy: Never"),
+        &pod("never", "coracle.local/none:1", "").replace(
+            "command: [toolbox, ls, /]",
+            "command: [toolbox, ls, /], imagePullPolicy: Never",
+        ),
     );
     cluster.wait_for("pod/never", waiting, "ErrImageNeverPull");
     cluster.apply(&pod("wrong", "No Such Name", ""));

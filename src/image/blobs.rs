@@ -135,7 +135,7 @@ impl Blobs {
             sink.discard();
             return Err(error);
         }
-        let size = sink.len();
+        let size = sink.written();
         Ok((self.commit(sink)?, size))
     }
 
@@ -338,7 +338,8 @@ impl Sink {
         Ok(())
     }
 
-    pub fn len(&self) -> u64 {
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
         self.len
     }
 
@@ -405,7 +406,7 @@ mod tests {
         sink.write(&whole[..5]).expect("written");
         drop(sink);
         let mut sink = Sink::resume(&path, 100).expect("resumed");
-        assert_eq!(sink.len(), 5);
+        assert_eq!(sink.written(), 5);
         sink.write(&whole[5..]).expect("written");
         assert_eq!(blobs.commit(sink).expect("committed"), digest_of(whole));
         assert_eq!(blobs.size(&digest_of(whole)), Some(12));

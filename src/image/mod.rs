@@ -387,7 +387,7 @@ impl Images {
     ) -> Result<(Record, String), ImageError> {
         let text = &request.reference;
         let reference = parse(text)?;
-        let pulled = self.from_source(&reference, request, purpose).await;
+        let pulled = self.fetch_from_source(&reference, request, purpose).await;
         self.wanted.lock().remove(text);
         let Found { record, id, kept } = pulled.map_err(|problem| failed(text, &problem))?;
         self.judge_record(&reference, request, &record)?;
@@ -494,7 +494,7 @@ impl Images {
         Some(added.unwrap_or_else(|error| Err(Problem::Disk(error.to_string()))))
     }
 
-    async fn from_source(
+    async fn fetch_from_source(
         &self,
         reference: &Reference,
         request: &PullRequest,
@@ -510,7 +510,7 @@ impl Images {
                 Err(Problem::refused("the samples are no volumes"))
             }
             Reference::Registry(name) => {
-                self.from_registries(name, (reference, request), purpose).await
+                self.fetch_from_registries(name, (reference, request), purpose).await
             }
             Reference::File(_) => {
                 Err(Problem::refused("a file of the node is no volume: use hostPath"))
@@ -540,7 +540,7 @@ impl Images {
         Ok(Found { record, id: top, kept })
     }
 
-    async fn from_registries(
+    async fn fetch_from_registries(
         &self,
         name: &Name,
         (reference, request): (&Reference, &PullRequest),

@@ -115,6 +115,7 @@ impl Registries {
     pub fn parse(text: &str) -> Result<Self, String> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
         let mut read = Self::default();
+        let numbered = Regex::new(r"\$(\d+)").expect("a literal");
         for (domain, mirror) in file.mirrors {
             let named = |why: String| format!("mirrors: {domain:?}: {why}");
             for endpoint in &mirror.endpoint {
@@ -123,13 +124,7 @@ impl Registries {
             let rewrite = mirror.rewrite.into_iter().map(|(pattern, to)| {
                 let pattern = Regex::new(&pattern).map_err(|error| error.to_string())?;
                 // `$1` next to letters would be another name.
-                Ok((
-                    pattern,
-                    Regex::new(r"\$(\d+)")
-                        .expect("a literal")
-                        .replace_all(&to, "$${$1}")
-                        .into_owned(),
-                ))
+                Ok((pattern, numbered.replace_all(&to, "$${$1}").into_owned()))
             });
             let rewrite = rewrite.collect::<Result<_, String>>().map_err(named)?;
             let endpoints =
@@ -318,7 +313,7 @@ configs:
             ("configs: {a: {auth: {}}}", "configs: \"a\""),
             ("mirror: {}", "mirror"),
         ] {
-            let told = Registries::parse(text).err().expect(text);
+            let told = Registries::parse(text).expect_err(text);
             assert!(told.contains(expected), "{told}");
         }
     }

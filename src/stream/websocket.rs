@@ -191,10 +191,9 @@ where
         }
         match inlets.0.get_mut(&channel) {
             Some(Inlet::Bytes(pipe)) => {
-                if pipe.write_all(&data).await.is_err() {
-                    // Nobody reads it any more; what comes is dropped.
-                    inlets.0.remove(&channel);
-                }
+                let read = pipe.write_all(&data).await.is_ok();
+                // What nobody reads any more is dropped.
+                inlets.0.retain(|inlet, _| read || *inlet != channel);
             }
             Some(Inlet::Sizes(sizes)) => {
                 if let Ok(size) = serde_json::from_slice(&data) {

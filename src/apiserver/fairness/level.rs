@@ -94,6 +94,8 @@ impl Level {
                 return Err(Refused::NoSeat);
             }
             let queue = state.queue_of(flow);
+            // Who gave up waiting leaves its place.
+            state.queues[queue].retain(|called| !called.is_closed());
             if state.queues[queue].len() >= state.length_max {
                 return Err(Refused::QueueFull);
             }

@@ -18,6 +18,9 @@ const ENTRIES_MAX: usize = 200_000;
 /// What a compressed archive may unpack to.
 const UNPACKED_BYTES_MAX: u64 = 256 << 30;
 
+/// What a file holds, and its size in bytes.
+type Content = (Box<dyn Read + Send>, u64);
+
 /// A file that is removed with the value.
 #[derive(Debug)]
 struct Scratch(PathBuf);
@@ -84,7 +87,7 @@ impl Archive {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn open_file(&self, name: &str) -> Result<Option<(Box<dyn Read + Send>, u64)>, Failure> {
+    pub fn open_file(&self, name: &str) -> Result<Option<Content>, Failure> {
         let named = |error: io::Error| Failure::other(format!("{}: {name}: {error}", self.label));
         match &self.source {
             Source::Tar { path, entries, links, .. } => {

@@ -73,16 +73,16 @@ async fn once(remote: &Remote, descriptor: &Descriptor, blobs: &Arc<Blobs>) -> R
     let max = descriptor.size;
     let begun = tokio::task::spawn_blocking(move || Sink::resume(&path, max)).await;
     let mut sink = begun.map_err(|error| Problem::Disk(error.to_string()))??;
-    if sink.len() < descriptor.size || descriptor.size == 0 {
+    if sink.written() < descriptor.size || descriptor.size == 0 {
         let mut headers = HeaderMap::new();
-        if sink.len() > 0 {
-            let range = HeaderValue::from_str(&format!("bytes={}-", sink.len()));
+        if sink.written() > 0 {
+            let range = HeaderValue::from_str(&format!("bytes={}-", sink.written()));
             headers.insert(header::RANGE, range.expect("ASCII"));
         }
         let path = format!("/blobs/{}", descriptor.digest);
         let response = remote.get(&path, headers).await?;
         let resumed = response.status() == StatusCode::PARTIAL_CONTENT
-            && starts_at(response.headers(), sink.len());
+            && starts_at(response.headers(), sink.written());
         if !resumed {
             sink.restart()?;
         }
@@ -144,10 +144,10 @@ async fn copy(
 }
 
 fn finish(descriptor: &Descriptor, blobs: &Blobs, sink: Sink) -> Result<(), Problem> {
-    if sink.len() < descriptor.size {
+    if sink.written() < descriptor.size {
         return Err(Problem::Unreachable(format!(
             "the answer ended after {} of {} bytes",
-            sink.len(),
+            sink.written(),
             descriptor.size
         )));
     }

@@ -122,7 +122,7 @@ impl Uploads {
         let upload = self.find(repository, id)?;
         let mut held = upload.sink.lock().await;
         let sink = self.sink(&mut held, id).await?;
-        let len = sink.len();
+        let len = sink.written();
         *held = Some(sink);
         Ok(len)
     }
@@ -141,7 +141,7 @@ impl Uploads {
         let upload = self.find(repository, id)?;
         let mut held = upload.sink.lock().await;
         let sink = self.sink(&mut held, id).await?;
-        let len = sink.len();
+        let len = sink.written();
         if from.is_some_and(|from| from != len) {
             *held = Some(sink);
             let message = format!("the upload is at byte {len}");
@@ -150,7 +150,7 @@ impl Uploads {
             return Err(Refusal { header: Some(("range", range(len))), ..refusal });
         }
         let (sink, result) = take(sink, body).await;
-        let len = sink.as_ref().map_or(0, Sink::len);
+        let len = sink.as_ref().map_or(0, Sink::written);
         *held = sink;
         result.map(|()| len)
     }

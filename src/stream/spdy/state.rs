@@ -331,7 +331,8 @@ impl State {
     /// Breaks a stream off.
     pub fn reset(&mut self, id: u32) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if !stream.reset && !self.ended && !(stream.fin_received && stream.fin_sent) {
+        let over = stream.reset || self.ended || (stream.fin_received && stream.fin_sent);
+        if !over {
             self.control.push_back(Frame::RstStream { stream: id, status: CANCEL });
         }
         if let Some(stream) = self.streams.get_mut(&id) {
