@@ -46,7 +46,7 @@ spec:
   - name: web
     image: coracle.dev/samples/hello-http:v1
     ports: [{containerPort: 8080}]
-    env: [{name: GREETING, value: ahoy}]
+    env: [{name: POD_NAME, value: ahoy}]
 ---
 apiVersion: v1
 kind: Pod
@@ -206,7 +206,10 @@ fn forwarded(cluster: &Cluster, wire: Wire, target: &str, port: &str) -> (Child,
         .spawn()
         .expect("kubectl");
     let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+    let mut out = BufReader::new(child.stdout.take().expect("a pipe"));
+    out.read_line(&mut line).expect("a line");
+    // kubectl tells each connection there, and dies where nobody may read it.
+    child.stdout = Some(out.into_inner());
     let number = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next());
     let Some(local) = number.and_then(|text| text.parse().ok()) else {
         let mut told = String::new();
@@ -341,7 +344,8 @@ async fn kube_rs_execs_attaches_and_forwards() {
     let mut process = pods.exec("work", ["cat"], &params).await.expect("executed");
     let mut stdin = process.stdin().expect("asked for");
     stdin.write_all(b"hello").await.expect("written");
-    drop(stdin);
+    // kube's pipe tells its end only so: it does not end by being dropped.
+    stdin.shutdown().await.expect("closed");
     let mut out = String::new();
     process.stdout().expect("asked for").read_to_string(&mut out).await.expect("read");
     assert_eq!(out, "hello");

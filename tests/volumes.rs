@@ -104,16 +104,16 @@ spec:
   - {{name: data, emptyDir: {{sizeLimit: 100Ki}}}}
   - {{name: cache, emptyDir: {{medium: Memory}}}}
   containers:
-  - name: fills
-    image: {TOOLBOX}
-    args: [wget, -O, /data/page, \"https://kubernetes.default/openapi/v2\"]
-    volumeMounts: [{{name: data, mountPath: /data}}]
   - name: stays
     image: {TOOLBOX}
     args: [sleep, inf]
-    volumeMounts: [{{name: cache, mountPath: /cache}}]
+    volumeMounts: [{{name: data, mountPath: /data}}, {{name: cache, mountPath: /cache}}]
 "
     ));
+    cluster.ok(&["wait", "--for=condition=Ready", "pod/hog", "--timeout=60s"]);
+    let page = cluster.path().join("page");
+    std::fs::write(&page, vec![b'x'; 200 << 10]).expect("written");
+    cluster.ok(&["cp", &page.display().to_string(), "hog:/data/page"]);
     cluster.wait_for("pod/hog", ".status.phase", "Failed");
     assert_eq!(get(&cluster, "pod/hog", ".status.reason"), "Evicted");
     let message = get(&cluster, "pod/hog", ".status.message");
