@@ -208,6 +208,17 @@ fn a_full_disk_refuses_writes_serves_reads_and_is_over_once_there_is_space() {
         (!told.succeeded).then_some(told.text)
     });
     assert!(told.contains("free some space on the store's disk"), "{told}");
+    let manifest = cluster.path().join("map.yaml");
+    let map = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: own}}\ndata: {{a: {}}}\n",
+        "x".repeat(100_000)
+    );
+    std::fs::write(&manifest, map).expect("a file");
+    let (manifest, kubeconfig) = (manifest.to_string_lossy(), cluster.kubeconfig());
+    let kubeconfig = kubeconfig.to_string_lossy();
+    let told = coracle(&["apply", "-f", &manifest, "--kubeconfig", &kubeconfig]);
+    assert_eq!(told.code, Some(1), "{}", told.text);
+    assert!(told.text.contains("free some space on the store's disk"), "{}", told.text);
     assert!(cluster.ok(&["get", "configmap", "before", "-o", "jsonpath={.data.a}"]).contains('b'));
     drop(file);
     std::fs::remove_file(&filler).expect("removed");

@@ -166,6 +166,8 @@ pub async fn connect(args: &ConnectionArgs) -> Result<Connection, Failure> {
     still_valid(&config, &origin)?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.write_timeout = None;
+    // What the server cannot do now is told at once, not tried again in silence.
+    config.default_retry = false;
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let url = config.cluster_url.clone();
     let client = kube::Client::try_from(config).map_err(|error| {

@@ -24,6 +24,9 @@ const WORKERS: usize = 8;
 const DISCOVERY: Duration = Duration::from_secs(30);
 /// How long a new kind may take to be listed before the others are worked on without it.
 const SYNC: Duration = Duration::from_secs(30);
+/// How soon an object is looked at again of which an owner lives, but is not watched yet: should that
+/// owner go before it is, nobody would tell.
+const UNSEEN: Duration = Duration::from_secs(10);
 /// How many uids that are known to be gone are remembered.
 const ABSENT_MAX: usize = 5000;
 
@@ -165,6 +168,9 @@ impl Controller {
         let Some(live) = self.live(&node).await? else { return Ok(Outcome::done()) };
         let owners = self.states(&node, &live).await?;
         match plan::plan(&live, &owners, &dependents) {
+            Action::Nothing if self.has_unseen_owner(&live) => {
+                return Ok(Outcome::again_in(UNSEEN));
+            }
             Action::Nothing => {}
             Action::SetOwners(owners) => self.set_owners(&node, &live, &owners).await?,
             Action::Delete(propagation) => {
@@ -178,6 +184,11 @@ impl Controller {
             }
         }
         Ok(Outcome::done())
+    }
+
+    fn has_unseen_owner(&self, live: &ObjectMeta) -> bool {
+        let graph = self.graph.lock();
+        live.owner_references.iter().flatten().any(|owner| graph.get(&owner.uid).is_none())
     }
 
     fn path(node: &Node) -> String {
